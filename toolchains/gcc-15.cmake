@@ -1,0 +1,9 @@
+# SPDX-License-Identifier: MIT
+#
+# Second tier: GCC 15 with its libstdc++.  toolchains/setup does not install it.
+
+set(CMAKE_C_COMPILER gcc-15)
+set(CMAKE_ASM_COMPILER gcc-15)
+set(CMAKE_CXX_COMPILER g++-15)
+
+include("${CMAKE_CURRENT_LIST_DIR}/cache.cmake")
