@@ -1,0 +1,18 @@
+// SPDX-License-Identifier: MIT
+//
+// import kvm.nested;  The nested state of a KVM vCPU on x86: saved, understood, carried and restored.
+//
+// The library from the bottom up. Each partition imports only partitions above it.
+export module kvm.nested;
+
+export import :uapi;   // the kernel's layouts, flags and ioctl numbers, in our own words
+export import :vendor; // Vmx, Svm, Any, and what differs between them
+export import :text;   // text of fixed capacity, without a heap
+export import :error;  // Errc, Operation, Effect, Error, classify()
+export import :ioctl;  // descriptors as types, the seam to the kernel
+export import :phase;  // Phase and the tables that decide it
+export import :view;   // phases as types, with the accessors that mean something there
+export import :state;  // NestedState<Vendor>
+export import :buffer; // NestedStateBuffer, for either vendor
+export import :vcpu;   // Host, Vcpu: the two ioctls
+export import :format; // std::formatter

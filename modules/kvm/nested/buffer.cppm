@@ -1,0 +1,172 @@
+// SPDX-License-Identifier: MIT
+//
+// NestedStateBuffer: a nested state of either vendor, where the vendor is known only at run time.
+module;
+#include <algorithm>
+#include <array>
+#include <concepts>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <expected>
+#include <optional>
+#include <span>
+#include <type_traits>
+#include <utility>
+export module kvm.nested:buffer;
+import :uapi;
+import :vendor;
+import :text;
+import :error;
+import :phase;
+import :view;
+import :state;
+
+export namespace kvm {
+
+/// Room for the nested state of any vCPU: 8320 bytes, regular and trivially copyable. An empty buffer holds
+/// no vendor and no state, and is armed for KVM_GET_NESTED_STATE.
+class NestedStateBuffer {
+  public:
+    constexpr NestedStateBuffer() noexcept : header_{} { clear(); }
+    /// Only for the library itself: nobody else can name the argument.
+    inline explicit NestedStateBuffer(detail::Armed) noexcept { arm(); }
+
+    /// Holds nothing. (A state that says "not in nested operation" is something.)
+    static constexpr NestedStateBuffer empty() noexcept { return NestedStateBuffer{}; }
+
+    /// What a vCPU of `vendor` holds that never used nesting, and what clears one that did.
+    static constexpr NestedStateBuffer not_in_nested_operation(VendorId vendor) noexcept {
+        NestedStateBuffer buffer;
+        buffer.header_ = detail::outside_nested_operation(vendor);
+        return buffer;
+    }
+
+    /// Every state of a known vendor is a state.
+    template <Vendor V>
+    inline NestedStateBuffer(const NestedState<V>& state) noexcept {
+        const auto from = state.bytes();
+        std::memcpy(this, from.data(), from.size());
+    }
+
+    /// The way back. Copies only what the state uses.
+    /// @return Errc::no_state or Errc::wrong_vendor
+    template <Vendor V>
+    inline std::expected<NestedState<V>, Error> to() const noexcept {
+        std::expected<NestedState<V>, Error> result{std::in_place};
+        if (is_empty())
+            result = std::unexpected(Error{.code = Errc::no_state, .operation = Operation::narrow});
+        else if (format() != V::format)
+            result = std::unexpected(
+                Error{.code = Errc::wrong_vendor, .operation = Operation::narrow, .detail = 2});
+        else
+            std::memcpy(static_cast<void*>(&*result), this, std::min(bytes().size(), V::capacity));
+        return result;
+    }
+
+    /// As NestedState::parse(), for either vendor: the format in the bytes decides.
+    static inline std::expected<NestedStateBuffer, Error> parse(std::span<const std::byte> bytes) noexcept {
+        std::expected<NestedStateBuffer, Error> result{std::in_place};
+        if (const auto consumed =
+                detail::parse(bytes, false, std::nullopt, result->header_, result->payload_);
+            !consumed)
+            result = std::unexpected(consumed.error());
+        return result;
+    }
+
+    /// As NestedState::parse_prefix().
+    static inline std::expected<Parsed<NestedStateBuffer>, Error>
+    parse_prefix(std::span<const std::byte> bytes) noexcept {
+        std::expected<Parsed<NestedStateBuffer>, Error> result{std::in_place};
+        const auto consumed =
+            detail::parse(bytes, true, std::nullopt, result->state.header_, result->state.payload_);
+        if (consumed)
+            result->consumed = *consumed;
+        else
+            result = std::unexpected(consumed.error());
+        return result;
+    }
+
+    /// Back to empty().
+    constexpr void clear() noexcept {
+        header_ = {.flags = 0, .format = no_format, .size = Any::capacity, .vendor = {}};
+    }
+    constexpr bool is_empty() const noexcept { return header_.format == no_format; }
+
+    /// The vendor; none if the buffer is empty or holds a format that this library does not know.
+    constexpr std::optional<VendorId> vendor() const noexcept {
+        if (header_.format == Vmx::format)
+            return VendorId::vmx;
+        if (header_.format == Svm::format)
+            return VendorId::svm;
+        return std::nullopt;
+    }
+
+    /// uapi::state_flag bits.
+    constexpr std::uint16_t flags() const noexcept { return header_.flags; }
+    /// A uapi::state_format; none if the buffer is empty.
+    constexpr std::optional<std::uint16_t> format() const noexcept {
+        return is_empty() ? std::nullopt : std::optional{header_.format};
+    }
+    /// Bytes of the state: 0 if the buffer is empty.
+    inline std::size_t size() const noexcept { return bytes().size(); }
+    constexpr const uapi::StateHeader& header() const& noexcept { return header_; }
+    /// What follows the header.
+    inline std::span<const std::byte> data() const& noexcept {
+        const auto all = bytes();
+        return all.subspan(std::min(all.size(), uapi::header_size));
+    }
+    std::span<const std::byte> data() const&& = delete;
+
+    /// As NestedState::bytes(). Nothing if the buffer is empty.
+    inline std::span<const std::byte> bytes() const& noexcept {
+        return is_empty() ? std::span<const std::byte>{} : detail::used(header_, capacity_of_format());
+    }
+    std::span<const std::byte> bytes() const&& = delete;
+
+    inline Phase phase() const noexcept {
+        return is_empty() ? Phase::none : detail::phase_at(header_, capacity_of_format());
+    }
+
+    /// As NestedState::visit(), with the views of both vendors and Empty.
+    template <class Visitor>
+    inline decltype(auto) visit(Visitor&& visitor) const {
+        return visit_phase<Any>(phase(), header_, data(), std::forward<Visitor>(visitor));
+    }
+
+    inline bool operator==(const NestedStateBuffer& other) const noexcept {
+        return is_empty() == other.is_empty() && detail::same_bytes(bytes(), other.bytes());
+    }
+
+  private:
+    template <VendorOrAny, class>
+    friend class Vcpu;
+
+    /// No kernel's format. GET looks at `size` alone, so an empty buffer can be handed to it as it is.
+    static constexpr std::uint16_t no_format = 0xffff;
+
+    inline void arm() noexcept { header_.size = Any::capacity; }
+
+    constexpr std::size_t capacity_of_format() const noexcept {
+        return header_.format == Svm::format ? Svm::capacity : Any::capacity;
+    }
+
+    uapi::StateHeader header_;
+    std::array<std::byte, Any::capacity - uapi::header_size> payload_; // not initialised
+};
+
+static_assert(sizeof(NestedStateBuffer) == 8320 && alignof(NestedStateBuffer) == 8);
+static_assert(std::is_trivially_copyable_v<NestedStateBuffer>
+              && std::is_standard_layout_v<NestedStateBuffer>);
+static_assert(std::regular<NestedStateBuffer>);
+
+/// As for NestedState. Two empty buffers are equivalent; states of different vendors never are.
+inline bool equivalent(const NestedStateBuffer& a, const NestedStateBuffer& b) noexcept {
+    return !first_difference(a.bytes(), b.bytes());
+}
+
+inline Text<256> summary(const NestedStateBuffer& state) noexcept {
+    return summary(state.bytes());
+}
+
+} // namespace kvm

@@ -1,0 +1,169 @@
+// SPDX-License-Identifier: MIT
+//
+// What can go wrong, as values: which operation failed, why, and what became of the vCPU.
+module;
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <string_view>
+#include <system_error>
+#include <type_traits>
+export module kvm.nested:error;
+import :text;
+import :vendor;
+
+export namespace kvm {
+
+/// Causes. Those that the kernel distinguishes stand alone; those that it does not share one that says so.
+/// The rule numbers name the checks of KVM_SET_NESTED_STATE in the order in which the kernel makes them: X
+/// common, V VMX, S SVM; the README lists them.
+enum class Errc : std::uint8_t {
+    // The host.
+    not_supported = 1, ///< this KVM has no nested state at all
+    nesting_off,       ///< the vendor module was loaded with nested=0
+    capacity_unknown,  ///< KVM_CAP_NESTED_STATE is neither 8320 (VMX) nor 4224 (SVM)
+    vendor_unclear,    ///< capacity and CPUID disagree about the vendor
+    wrong_vendor,      ///< the other vendor's host or state
+
+    // The descriptor.
+    bad_descriptor,           ///< EBADF: not open
+    not_a_kvm_descriptor,     ///< open, but nothing of KVM's
+    system_fd_given,          ///< /dev/kvm, where another descriptor belongs
+    vm_fd_given,              ///< a VM, where another descriptor belongs
+    vcpu_fd_given,            ///< a vCPU, where another descriptor belongs
+    other_process_or_dead_vm, ///< EIO: the VM belongs to another process (after fork, too) or KVM has given
+                              ///< it up
+
+    // The call.
+    interrupted,      ///< EINTR: a fatal signal while another thread was in KVM_RUN on this vCPU
+    bad_address,      ///< EFAULT
+    out_of_memory,    ///< ENOMEM
+    buffer_too_small, ///< E2BIG: a kernel whose states are larger than its own capacity says
+    refused,          ///< EINVAL: one of the kernel's checks; it does not say which
+    entry_failed, ///< KVM_SET_NESTED_STATE returned a positive number: all checks passed, entering L2 failed
+    unexpected,   ///< an errno that this operation is not known to give
+    not_equivalent, ///< what the vCPU holds is not what was expected; detail: offset of the first difference
+
+    // A state that no vCPU can be in. Errors of parse(); detail: offset of the field.
+    no_state,                 ///< the buffer is empty
+    too_short,                ///< fewer bytes than the header takes, or than `size` says
+    too_long,                 ///< more bytes than `size` says
+    bad_size,                 ///< X3: `size` is not one that the kernel produces
+    unknown_flags,            ///< X4
+    run_pending_outside_l2,   ///< X5
+    unknown_format,           ///< V1, S1: neither VMX nor SVM
+    smm_without_vmxon,        ///< V2
+    vmcs12_without_vmxon,     ///< V3
+    flags_without_vmxon,      ///< V4
+    l2_active_in_smm,         ///< V7, V10
+    unknown_smm_flags,        ///< V8
+    unknown_vmx_flags,        ///< V9
+    smm_l2_without_smm_vmxon, ///< V11
+    payload_missing,          ///< V15, S7: the phase needs a vmcs12 or VMCB and there is none
+    payload_without_vmcs12,   ///< V17: a vmcs12 without an address, and not enlightened
+    bad_vmcs12_address,       ///< V16: unaligned, or the VMXON region itself
+    bad_vmcs12_revision,      ///< V19
+    flags_of_other_vendor,    ///< S2
+
+    // A whole vCPU (kvm.vcpu).
+    not_prepared,            ///< saved or restored without a capability that must be on before
+    requirement_not_offered, ///< the host cannot enable what the state requires; detail: capability
+    no_vcpu_group,           ///< a group of registers that the vCPU must have is missing; detail: section
+
+    // The file form of a whole vCPU. Detail: offset in the file.
+    not_our_file,              ///< the magic is not there
+    unknown_file_version,      ///< written by a newer library
+    damaged_file,              ///< a checksum does not fit
+    unknown_mandatory_section, ///< a section that must be understood and is not
+    repeated_section,
+    malformed_section,
+    missing_section,
+    file_system, ///< open, write, sync or rename failed; the errno says why
+};
+
+/// What failed.
+enum class Operation : std::uint8_t {
+    probe = 1,        ///< Host::probe
+    get_nested_state, ///< KVM_GET_NESTED_STATE
+    set_nested_state, ///< KVM_SET_NESTED_STATE
+    verify,           ///< reading back and comparing
+    parse,            ///< making a state of bytes
+    narrow,           ///< NestedStateBuffer to NestedState
+    prepare,          ///< KVM_ENABLE_CAP before the first vCPU runs
+    complete_io,      ///< KVM_RUN with immediate_exit, before saving
+    run,              ///< KVM_RUN
+    cpuid,            ///< KVM_GET_CPUID2, KVM_SET_CPUID2
+    enlightened_vmcs, ///< KVM_CAP_HYPERV_ENLIGHTENED_VMCS
+    msrs,             ///< KVM_GET_MSRS, KVM_SET_MSRS and the index lists
+    tsc,              ///< KVM_GET_TSC_KHZ, KVM_SET_TSC_KHZ
+    sregs,            ///< KVM_GET_SREGS2, KVM_SET_SREGS2
+    regs,             ///< KVM_GET_REGS, KVM_SET_REGS
+    xsave,            ///< KVM_GET_XSAVE2, KVM_SET_XSAVE
+    xcrs,             ///< KVM_GET_XCRS, KVM_SET_XCRS
+    debugregs,        ///< KVM_GET_DEBUGREGS, KVM_SET_DEBUGREGS
+    events,           ///< KVM_GET_VCPU_EVENTS, KVM_SET_VCPU_EVENTS
+    mp_state,         ///< KVM_GET_MP_STATE, KVM_SET_MP_STATE
+    lapic,            ///< KVM_GET_LAPIC, KVM_SET_LAPIC
+    file,             ///< reading or writing a file
+};
+
+/// What became of the vCPU's nested state.
+enum class Effect : std::uint8_t {
+    unchanged,         ///< cannot have changed
+    nested_state_lost, ///< the old state is gone and the new one is not in force; clear_nested_state() leads
+                       ///< back
+    /// GET afterwards does not tell. KVM_SET_NESTED_STATE only, and only where
+    /// - GET fails as well, or
+    /// - VMX: the vCPU is in VMX operation with the addresses that were to be set, L2 not active. KVM leaves
+    /// that
+    ///   behind after a late failure, and the vCPU may have been so before, or
+    /// - SVM: L2 is active with exactly the state that was to be set. The one late failure, an illegal CR3 of
+    /// the
+    ///   vCPU, leaves that behind, and the vCPU may have been so before.
+    undetermined,
+};
+
+/// What kind of descriptor a number is, as far as KVM can tell.
+enum class DescriptorKind : std::uint8_t { unknown, not_open, not_kvm, system, vm, vcpu };
+
+/// A failure. Small, trivially copyable, no allocation.
+struct [[nodiscard]] Error {
+    Errc code;
+    Operation operation;
+    Effect effect = Effect::unchanged;
+    int raw_result = 0;       ///< what the ioctl returned; 0 where none was issued
+    int error_number = 0;     ///< errno, where raw_result is negative
+    std::uint64_t detail = 0; ///< what Errc says: an offset in bytes, an index, a capability
+
+    /// Operation, cause, errno or raw result, effect and a next step, in one line.
+    Text<384> message() const noexcept;
+
+    constexpr bool operator==(const Error&) const = default;
+};
+static_assert(std::is_trivially_copyable_v<Error> && sizeof(Error) == 24);
+
+std::string_view name(Errc) noexcept;        ///< the enumerator's name
+std::string_view description(Errc) noexcept; ///< the cause in a sentence
+std::string_view name(Operation) noexcept;   ///< the ioctl's name, or what the library does
+std::string_view name(Effect) noexcept;
+
+/// What is known around a failed ioctl. All of it may be left out.
+struct Context {
+    DescriptorKind descriptor = DescriptorKind::unknown;
+    std::span<const std::byte> attempted = {}; ///< KVM_SET_NESTED_STATE: what it was given
+    std::span<const std::byte> found = {}; ///< what KVM_GET_NESTED_STATE shows afterwards; empty: it failed
+    bool nesting_off = false;              ///< KVM_GET_NESTED_STATE fails with EINVAL on a vCPU, too
+};
+
+/// Turns what an ioctl came back with into an Error. Pure: asks nobody. `error_number` is consulted only
+/// where `raw_result` is negative: KVM_SET_NESTED_STATE can return 2, and errno is then somebody else's.
+Error classify(Operation operation, int raw_result, int error_number, const Context& context = {}) noexcept;
+
+/// The category of Errc as std::error_code. Each cause maps to a std::errc condition where there is one.
+const std::error_category& error_category() noexcept;
+std::error_code make_error_code(Errc) noexcept;
+
+} // namespace kvm
+
+template <>
+struct std::is_error_code_enum<kvm::Errc> : std::true_type {};

@@ -1,0 +1,55 @@
+// SPDX-License-Identifier: MIT
+//
+// std::format for what a log wants to print. Nothing else in the library needs <format>.
+module;
+#include <concepts>
+#include <format>
+#include <string_view>
+export module kvm.nested:format;
+import :vendor;
+import :error;
+import :phase;
+import :state;
+import :buffer;
+
+namespace kvm::detail {
+
+template <class T>
+inline constexpr bool is_state = false;
+template <Vendor V>
+inline constexpr bool is_state<NestedState<V>> = true;
+template <>
+inline constexpr bool is_state<NestedStateBuffer> = true;
+
+template <class T>
+concept Named = std::same_as<T, VendorId> || std::same_as<T, Phase> || std::same_as<T, Errc>
+                || std::same_as<T, Operation> || std::same_as<T, Effect>;
+
+} // namespace kvm::detail
+
+// Not exported: reachable through the import, and GCC refuses an export here.
+
+/// VendorId, Phase, Errc, Operation, Effect: the name. Takes what std::string_view takes.
+template <kvm::detail::Named T>
+struct std::formatter<T, char> : std::formatter<std::string_view, char> {
+    auto format(T value, auto& context) const {
+        return std::formatter<std::string_view, char>::format(kvm::name(value), context);
+    }
+};
+
+/// Error: message().
+template <>
+struct std::formatter<kvm::Error, char> : std::formatter<std::string_view, char> {
+    auto format(const kvm::Error& error, auto& context) const {
+        return std::formatter<std::string_view, char>::format(error.message().view(), context);
+    }
+};
+
+/// NestedState, NestedStateBuffer: summary().
+template <class T>
+    requires kvm::detail::is_state<T>
+struct std::formatter<T, char> : std::formatter<std::string_view, char> {
+    auto format(const T& state, auto& context) const {
+        return std::formatter<std::string_view, char>::format(kvm::summary(state).view(), context);
+    }
+};

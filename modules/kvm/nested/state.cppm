@@ -1,0 +1,222 @@
+// SPDX-License-Identifier: MIT
+//
+// NestedState<Vendor>: the nested state of one vCPU as a value, of a vendor that is fixed at compile time.
+module;
+#include <algorithm>
+#include <array>
+#include <concepts>
+#include <cstddef>
+#include <cstdint>
+#include <expected>
+#include <optional>
+#include <span>
+#include <string_view>
+#include <type_traits>
+#include <utility>
+export module kvm.nested:state;
+import :uapi;
+import :vendor;
+import :text;
+import :error;
+import :phase;
+import :view;
+
+export namespace kvm {
+
+template <VendorOrAny V, class Ioctl>
+class Vcpu;
+class NestedStateBuffer;
+
+/// A range of bytes in a state that comparing leaves out.
+struct IgnoredBytes {
+    std::uint16_t begin; ///< offset in the state
+    std::uint16_t end;
+    std::string_view reason;
+};
+
+/// What equivalent() ignores: bytes that KVM_SET_NESTED_STATE drops or that KVM rewrites although the guest
+/// did not run. Observed on Linux 6.1 to 7.3.
+std::span<const IgnoredBytes> ignored_bytes(VendorId vendor) noexcept;
+
+/// Offset of the first byte in which two states of equal length differ for a vCPU that holds them; none if
+/// they are equivalent. States of unequal length differ at the end of the shorter one.
+std::optional<std::size_t> first_difference(std::span<const std::byte> a,
+                                            std::span<const std::byte> b) noexcept;
+
+/// Vendor, phase, size and the addresses that matter, in a line.
+Text<256> summary(std::span<const std::byte> state) noexcept;
+
+} // namespace kvm
+
+namespace kvm::detail {
+
+/// Asks for a state whose header is armed for KVM_GET_NESTED_STATE and else not initialised.
+struct Armed {};
+
+/// How the state of a vCPU outside nested operation begins: what KVM_SET_NESTED_STATE clears a vCPU with, on
+/// every kernel. (SVM with EFER.SVME clear: Linux up to 6.12 takes GIF_SET and nothing else.)
+constexpr uapi::StateHeader outside_nested_operation(VendorId vendor) noexcept {
+    uapi::StateHeader header{};
+    header.size = uapi::header_size;
+    if (vendor == VendorId::vmx) {
+        header.format = Vmx::format;
+        header.vendor[0] = uapi::no_address; // vmxon_pa
+        header.vendor[1] = uapi::no_address; // vmcs12_pa
+    } else {
+        header.format = Svm::format;
+        header.flags = uapi::state_flag::gif_set;
+    }
+    return header;
+}
+
+/// The bytes that belong to the state, whatever its header claims.
+inline std::span<const std::byte> used(const uapi::StateHeader& header, std::size_t capacity) noexcept {
+    return {reinterpret_cast<const std::byte*>(&header), std::min<std::size_t>(header.size, capacity)};
+}
+
+/// The phase of what lies at `header`, of which `capacity` bytes exist.
+Phase phase_at(const uapi::StateHeader& header, std::size_t capacity) noexcept;
+
+/// Checks `bytes` and copies them, canonical, to `header` and `payload`. Answers how many bytes were
+/// consumed.
+/// @param prefix more bytes than the state takes are no error
+std::expected<std::size_t, Error> parse(std::span<const std::byte> bytes, bool prefix,
+                                        std::optional<VendorId> vendor, uapi::StateHeader& header,
+                                        std::span<std::byte> payload) noexcept;
+
+bool same_bytes(std::span<const std::byte> a, std::span<const std::byte> b) noexcept;
+
+} // namespace kvm::detail
+
+export namespace kvm {
+
+/// A state and the number of bytes that it took.
+template <class State>
+struct Parsed {
+    State state;
+    std::size_t consumed;
+};
+
+/// The nested state of one vCPU: a header of 128 bytes and the vendor's pages, laid out as the kernel's
+/// ioctls want it. Regular and trivially copyable, 8320 bytes for Vmx and 4224 for Svm. Only the first
+/// bytes().size() bytes mean anything; the rest is neither initialised nor compared.
+template <Vendor V>
+class NestedState {
+  public:
+    using vendor = V;
+
+    /// Not in nested operation, see not_in_nested_operation().
+    constexpr NestedState() noexcept : header_{detail::outside_nested_operation(V::id)} {}
+    /// Only for the library itself: nobody else can name the argument.
+    inline explicit NestedState(detail::Armed) noexcept { arm(); }
+
+    /// What a vCPU holds that never used nesting, and what clears one that did. VMX: not in VMX operation.
+    /// SVM: outside L2, GIF set.
+    static constexpr NestedState not_in_nested_operation() noexcept { return NestedState{}; }
+
+    /// L1 has executed VMXON and nothing else.
+    /// @param vmxon_pa guest physical address of the VMXON region: 4 KiB aligned, below the guest's
+    /// MAXPHYADDR
+    static constexpr NestedState vmxon_only(std::uint64_t vmxon_pa) noexcept
+        requires std::same_as<V, Vmx>
+    {
+        NestedState state;
+        state.header_.vendor[0] = vmxon_pa;
+        return state;
+    }
+
+    /// Outside L2 with GIF clear, as CLGI leaves it. Linux up to 6.12 takes it only with EFER.SVME set.
+    static constexpr NestedState gif_clear() noexcept
+        requires std::same_as<V, Svm>
+    {
+        NestedState state;
+        state.header_.flags = 0;
+        return state;
+    }
+
+    /// Makes a state of exactly the bytes of one. Trusts nothing: whatever no vCPU can be in is refused with
+    /// its own cause, and what the kernel ignores becomes canonical (see canonical()), so that equal states
+    /// have equal bytes. The bytes need not be aligned.
+    /// @return Errc::too_short to Errc::flags_of_other_vendor, or Errc::wrong_vendor; detail: offset of the
+    /// field
+    static inline std::expected<NestedState, Error> parse(std::span<const std::byte> bytes) noexcept {
+        std::expected<NestedState, Error> result{std::in_place};
+        if (const auto consumed = detail::parse(bytes, false, V::id, result->header_, result->payload_);
+            !consumed)
+            result = std::unexpected(consumed.error());
+        return result;
+    }
+
+    /// The same where more bytes may follow, such as the slack of a fixed-size buffer. Also tells the bytes
+    /// taken.
+    static inline std::expected<Parsed<NestedState>, Error>
+    parse_prefix(std::span<const std::byte> bytes) noexcept {
+        std::expected<Parsed<NestedState>, Error> result{std::in_place};
+        const auto consumed =
+            detail::parse(bytes, true, V::id, result->state.header_, result->state.payload_);
+        if (consumed)
+            result->consumed = *consumed;
+        else
+            result = std::unexpected(consumed.error());
+        return result;
+    }
+
+    /// The state as it goes on the wire and into a file: `size` bytes, never more than the object has.
+    inline std::span<const std::byte> bytes() const& noexcept { return detail::used(header_, V::capacity); }
+    std::span<const std::byte> bytes() const&& = delete;
+
+    constexpr const uapi::StateHeader& header() const& noexcept { return header_; }
+    /// uapi::state_flag bits.
+    constexpr std::uint16_t flags() const noexcept { return header_.flags; }
+
+    inline Phase phase() const noexcept { return detail::phase_at(header_, V::capacity); }
+
+    /// Calls `visitor` with the view of this state's phase: a type of namespace vmx or svm, or Unrecognised.
+    /// All its results must have one type. The view dies with the state.
+    template <class Visitor>
+    inline decltype(auto) visit(Visitor&& visitor) const {
+        return visit_phase<V>(phase(), header_, payload(), std::forward<Visitor>(visitor));
+    }
+
+    /// Byte for byte. For what a vCPU makes of them see equivalent().
+    inline bool operator==(const NestedState& other) const noexcept {
+        return detail::same_bytes(bytes(), other.bytes());
+    }
+
+  private:
+    template <VendorOrAny, class>
+    friend class Vcpu;
+    friend class NestedStateBuffer;
+
+    inline void arm() noexcept { header_.size = V::capacity; }
+    constexpr void clear() noexcept { header_ = detail::outside_nested_operation(V::id); }
+
+    inline std::span<const std::byte> payload() const noexcept {
+        const auto all = bytes();
+        return all.subspan(std::min(all.size(), uapi::header_size));
+    }
+
+    uapi::StateHeader header_;
+    std::array<std::byte, V::capacity - uapi::header_size>
+        payload_; // not initialised: it costs 8 KiB of zeros
+};
+
+static_assert(sizeof(NestedState<Vmx>) == 8320 && alignof(NestedState<Vmx>) == 8);
+static_assert(sizeof(NestedState<Svm>) == 4224 && alignof(NestedState<Svm>) == 8);
+static_assert(std::is_trivially_copyable_v<NestedState<Vmx>>
+              && std::is_trivially_copyable_v<NestedState<Svm>>);
+static_assert(std::is_standard_layout_v<NestedState<Vmx>> && std::is_standard_layout_v<NestedState<Svm>>);
+static_assert(std::regular<NestedState<Vmx>> && std::regular<NestedState<Svm>>);
+
+/// Whether a vCPU makes the same of both: byte for byte, but for ignored_bytes().
+template <Vendor V>
+inline bool equivalent(const NestedState<V>& a, const NestedState<V>& b) noexcept {
+    return !first_difference(a.bytes(), b.bytes());
+}
+
+template <Vendor V>
+inline Text<256> summary(const NestedState<V>& state) noexcept {
+    return summary(state.bytes());
+}
+
+} // namespace kvm

@@ -1,0 +1,183 @@
+// SPDX-License-Identifier: MIT
+//
+// Host: the proof of vendor and capacity, made once. Vcpu: KVM_GET_NESTED_STATE and KVM_SET_NESTED_STATE.
+module;
+#include <cstddef>
+#include <cstdint>
+#include <expected>
+#include <span>
+#include <type_traits>
+#include <utility>
+export module kvm.nested:vcpu;
+import :uapi;
+import :vendor;
+import :error;
+import :ioctl;
+import :state;
+import :buffer;
+
+namespace kvm::detail {
+
+// The failing paths: out of line, so that the succeeding ones stay as short as the bare ioctl.
+std::expected<VendorId, Error> probe(IoctlRef ioctl, int fd) noexcept;
+Error get_failed(IoctlRef ioctl, int fd, IoctlResult result) noexcept;
+Error set_failed(IoctlRef ioctl, int fd, IoctlResult result, std::span<const std::byte> attempted) noexcept;
+
+} // namespace kvm::detail
+
+export namespace kvm {
+
+/// What kind of descriptor `fd` is. Asks KVM; meant for failing paths.
+DescriptorKind descriptor_kind(IoctlRef ioctl, int fd) noexcept;
+
+/// Proof that this machine's KVM nests guests of vendor `V` and that its states fit into our objects. Only
+/// probe() makes one; without it there is no Vcpu, and so no way to hand the kernel an object that is too
+/// small.
+template <VendorOrAny V>
+class Host {
+  public:
+    /// Asks /dev/kvm: KVM_CAP_NESTED_STATE must be exactly V's capacity and KVM_GET_SUPPORTED_CPUID must
+    /// offer V.
+    /// @return Errc::not_supported to Errc::wrong_vendor, or what is wrong with the descriptor. Nesting off
+    ///         (nested=0) shows as a missing CPUID bit up to Linux 6.12 and as capacity 0 on 7.x; both are
+    ///         Errc::nesting_off.
+    static inline std::expected<Host, Error> probe(SystemFd system, IoctlRef ioctl = system_call) noexcept {
+        const auto found = detail::probe(ioctl, system.number);
+        if (!found)
+            return std::unexpected(found.error());
+        if (*found != V::id)
+            return std::unexpected(Error{.code = Errc::wrong_vendor, .operation = Operation::probe});
+        return Host{};
+    }
+
+    static constexpr VendorId vendor() noexcept { return V::id; }
+
+  private:
+    constexpr Host() noexcept = default;
+};
+
+/// The same where the vendor is found out at run time.
+template <>
+class Host<Any> {
+  public:
+    static inline std::expected<Host, Error> probe(SystemFd system, IoctlRef ioctl = system_call) noexcept {
+        const auto found = detail::probe(ioctl, system.number);
+        if (!found)
+            return std::unexpected(found.error());
+        return Host{*found};
+    }
+
+    /// A host whose vendor is fixed is a host.
+    template <Vendor V>
+    constexpr Host(const Host<V>&) noexcept : vendor_{V::id} {}
+
+    constexpr VendorId vendor() const noexcept { return vendor_; }
+
+  private:
+    explicit constexpr Host(VendorId vendor) noexcept : vendor_{vendor} {}
+    VendorId vendor_;
+};
+
+/// The nested state of one vCPU. Does not own the descriptor. KVM serialises the calls with KVM_RUN on the
+/// same vCPU: they block while another thread is in it.
+///
+/// @tparam V     Vmx, Svm or Any: what State is
+/// @tparam Ioctl the seam; IoctlRef for one that is chosen at run time
+template <VendorOrAny V, class Ioctl = SystemCall>
+class Vcpu {
+    static_assert(IoctlSeam<const Ioctl>,
+                  "a seam is callable as noexcept IoctlResult(int, unsigned long, void*)");
+
+  public:
+    using State = typename std::conditional_t<std::same_as<V, Any>, std::type_identity<NestedStateBuffer>,
+                                              std::type_identity<NestedState<V>>>::type;
+
+    inline Vcpu(Host<V> host, VcpuFd fd, Ioctl ioctl = {}) noexcept
+        : host_{host}, ioctl_{std::move(ioctl)}, fd_{fd.number} {}
+
+    inline Host<V> host() const noexcept { return host_; }
+    inline VcpuFd fd() const noexcept { return VcpuFd{fd_}; }
+
+    /// KVM_GET_NESTED_STATE. KVM may fetch what L1 wrote to a shadow or enlightened VMCS while it is at it; a
+    /// pending KVM_EXIT_IO or KVM_EXIT_MMIO should be completed before (KVM_RUN with immediate_exit), else
+    /// RIP is stale.
+    inline std::expected<State, Error> nested_state() const noexcept {
+        std::expected<State, Error> result{std::in_place, detail::Armed{}};
+        if (const IoctlResult got = get(*result); got.value != 0) [[unlikely]]
+            result = std::unexpected(detail::get_failed(seam(), fd_, got));
+        return result;
+    }
+
+    /// The same into an object that the caller already has. After a failure it is not in nested operation (a
+    /// NestedStateBuffer: empty), whatever it was before.
+    inline std::expected<void, Error> nested_state(State& into) const noexcept {
+        into.arm();
+        if (const IoctlResult got = get(into); got.value != 0) [[unlikely]] {
+            into.clear();
+            return std::unexpected(detail::get_failed(seam(), fd_, got));
+        }
+        return {};
+    }
+
+    /// KVM_SET_NESTED_STATE: the last thing to restore, see the README for the order. A success is
+    /// provisional until the first KVM_RUN, at which KVM maps the pages that the state refers to.
+    /// @return Errc::refused for every check of the kernel's, Errc::entry_failed for a positive result; the
+    /// effect
+    ///         says what the vCPU holds now
+    inline std::expected<void, Error> set_nested_state(const State& state) const noexcept {
+        if constexpr (std::same_as<V, Any>) {
+            if (state.vendor() != host_.vendor()) [[unlikely]]
+                return std::unexpected(Error{.code = state.is_empty() ? Errc::no_state : Errc::wrong_vendor,
+                                             .operation = Operation::set_nested_state,
+                                             .detail = 2});
+        }
+        void* argument = const_cast<uapi::StateHeader*>(&state.header_); // SET only reads
+        if (const IoctlResult set = ioctl_(fd_, uapi::request::set_nested_state, argument); set.value != 0)
+            [[unlikely]]
+            return std::unexpected(detail::set_failed(seam(), fd_, set, state.bytes()));
+        return {};
+    }
+
+    /// Takes the vCPU out of nested operation: before a restore into a vCPU that is not fresh, and after
+    /// Effect::nested_state_lost. SVM: GIF becomes set.
+    inline std::expected<void, Error> clear_nested_state() const noexcept {
+        if constexpr (std::same_as<V, Any>)
+            return set_nested_state(NestedStateBuffer::not_in_nested_operation(host_.vendor()));
+        else
+            return set_nested_state(State::not_in_nested_operation());
+    }
+
+    /// Reads back and compares, see equivalent(). Says nothing about the pages that only KVM_RUN maps.
+    /// @return Errc::not_equivalent; detail: offset of the first byte that differs
+    inline std::expected<void, Error> verify_nested_state(const State& expected) const noexcept {
+        State found{detail::Armed{}};
+        if (const IoctlResult got = get(found); got.value != 0) [[unlikely]]
+            return std::unexpected(detail::get_failed(seam(), fd_, got));
+        if (const auto offset = first_difference(expected.bytes(), found.bytes()))
+            return std::unexpected(
+                Error{.code = Errc::not_equivalent, .operation = Operation::verify, .detail = *offset});
+        return {};
+    }
+
+  private:
+    inline IoctlResult get(State& state) const noexcept {
+        return ioctl_(fd_, uapi::request::get_nested_state, &state.header_);
+    }
+    inline IoctlRef seam() const noexcept {
+        if constexpr (std::same_as<Ioctl, IoctlRef>)
+            return ioctl_;
+        else
+            return IoctlRef{ioctl_};
+    }
+
+    [[no_unique_address]] Host<V> host_;
+    [[no_unique_address]] Ioctl ioctl_;
+    int fd_;
+};
+
+template <VendorOrAny V>
+Vcpu(Host<V>, VcpuFd) -> Vcpu<V, SystemCall>;
+template <VendorOrAny V, class Ioctl>
+Vcpu(Host<V>, VcpuFd, Ioctl) -> Vcpu<V, Ioctl>;
+
+} // namespace kvm

@@ -1,0 +1,435 @@
+// SPDX-License-Identifier: MIT
+module;
+#include <algorithm>
+#include <array>
+#include <cerrno>
+#include <cstddef>
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <system_error>
+module kvm.nested;
+
+namespace kvm {
+namespace {
+
+struct Cause {
+    Errc code;
+    std::string_view name;
+    std::string_view description;
+    std::string_view next_step;
+    std::errc condition{}; ///< what std::error_code compares equal to; 0: nothing
+};
+
+constexpr std::array causes = std::to_array<Cause>({
+    {Errc::not_supported, "not_supported", "this KVM does not offer nested state",
+     "use Linux 4.20 or later on x86", std::errc::function_not_supported},
+    {Errc::nesting_off, "nesting_off", "nesting is switched off on this host",
+     "load kvm_intel or kvm_amd with nested=1", std::errc::function_not_supported},
+    {Errc::capacity_unknown, "capacity_unknown",
+     "KVM's largest nested state has a size that this library does not know", "use a newer kvm.nested",
+     std::errc::function_not_supported},
+    {Errc::vendor_unclear, "vendor_unclear", "KVM's capacity and its CPUID name different vendors",
+     "report this host: no kernel is known to do that", std::errc::function_not_supported},
+    {Errc::wrong_vendor, "wrong_vendor", "this belongs to the other CPU vendor",
+     "nested state cannot cross from VMX to SVM or back", std::errc::invalid_argument},
+
+    {Errc::bad_descriptor, "bad_descriptor", "the descriptor is not open",
+     "keep it open as long as it is in use", std::errc::bad_file_descriptor},
+    {Errc::not_a_kvm_descriptor, "not_a_kvm_descriptor", "the descriptor is nothing of KVM's",
+     "pass what open(\"/dev/kvm\"), KVM_CREATE_VM or KVM_CREATE_VCPU gave",
+     std::errc::inappropriate_io_control_operation},
+    {Errc::system_fd_given, "system_fd_given", "the descriptor is /dev/kvm itself",
+     "pass the descriptor of the right kind", std::errc::invalid_argument},
+    {Errc::vm_fd_given, "vm_fd_given", "the descriptor is a VM's", "pass the descriptor of the right kind",
+     std::errc::invalid_argument},
+    {Errc::vcpu_fd_given, "vcpu_fd_given", "the descriptor is a vCPU's",
+     "pass the descriptor of the right kind", std::errc::invalid_argument},
+    {Errc::other_process_or_dead_vm, "other_process_or_dead_vm",
+     "the VM belongs to another process (fork counts), or KVM has given it up; KVM does not tell which",
+     "call from the process that created the VM; look for KVM's last words in the kernel log",
+     std::errc::io_error},
+
+    {Errc::interrupted, "interrupted", "a fatal signal came while another thread ran this vCPU",
+     "stop the vCPU's thread first", std::errc::interrupted},
+    {Errc::bad_address, "bad_address", "the memory of the state cannot be accessed",
+     "pass memory that is mapped", std::errc::bad_address},
+    {Errc::out_of_memory, "out_of_memory", "the kernel or the process is out of memory",
+     "free memory and try again", std::errc::not_enough_memory},
+    {Errc::buffer_too_small, "buffer_too_small", "the state is larger than KVM's own capacity says",
+     "use a newer kvm.nested", std::errc::argument_list_too_long},
+    {Errc::refused, "refused", "one of the kernel's checks failed, and it does not say which",
+     "restore in the documented order: CPUID, feature MSRs, SREGS2 and MSRS come first",
+     std::errc::invalid_argument},
+    {Errc::entry_failed, "entry_failed",
+     "all checks passed and entering L2 failed (an illegal guest CR3, or a PERF_GLOBAL_CTRL that could not "
+     "be loaded)",
+     "restore all registers of the vCPU again, or give it up"},
+    {Errc::unexpected, "unexpected", "the kernel gave an errno that this operation is not known to give",
+     "report it with the kernel's version"},
+    {Errc::not_equivalent, "not_equivalent", "the vCPU holds another nested state than expected",
+     "look for a register write after KVM_SET_NESTED_STATE: it can drop the state silently"},
+
+    {Errc::no_state, "no_state", "the buffer is empty", "fill it with nested_state() or parse()",
+     std::errc::invalid_argument},
+    {Errc::too_short, "too_short", "there are fewer bytes than the state says it has",
+     "look for what cut the state", std::errc::invalid_argument},
+    {Errc::too_long, "too_long", "there are more bytes than the state says it has",
+     "use parse_prefix() if that is meant", std::errc::invalid_argument},
+    {Errc::bad_size, "bad_size", "the size is none that the kernel produces (X3)",
+     "expect 128, 4224 or, for VMX, 8320 bytes", std::errc::invalid_argument},
+    {Errc::unknown_flags, "unknown_flags", "a flag is set that no known kernel has (X4)",
+     "use a newer kvm.nested", std::errc::invalid_argument},
+    {Errc::run_pending_outside_l2, "run_pending_outside_l2", "RUN_PENDING is set and L2 is not active (X5)",
+     "", std::errc::invalid_argument},
+    {Errc::unknown_format, "unknown_format", "the format is neither VMX nor SVM (V1, S1)", "",
+     std::errc::invalid_argument},
+    {Errc::smm_without_vmxon, "smm_without_vmxon", "there are SMM flags outside VMX operation (V2)", "",
+     std::errc::invalid_argument},
+    {Errc::vmcs12_without_vmxon, "vmcs12_without_vmxon",
+     "there is a vmcs12 address outside VMX operation (V3)", "", std::errc::invalid_argument},
+    {Errc::flags_without_vmxon, "flags_without_vmxon", "there are flags outside VMX operation (V4)", "",
+     std::errc::invalid_argument},
+    {Errc::l2_active_in_smm, "l2_active_in_smm", "L2 cannot be active while the vCPU is in SMM (V7, V10)", "",
+     std::errc::invalid_argument},
+    {Errc::unknown_smm_flags, "unknown_smm_flags", "an SMM flag is set that no known kernel has (V8)", "",
+     std::errc::invalid_argument},
+    {Errc::unknown_vmx_flags, "unknown_vmx_flags", "a VMX header flag is set that no known kernel has (V9)",
+     "", std::errc::invalid_argument},
+    {Errc::smm_l2_without_smm_vmxon, "smm_l2_without_smm_vmxon",
+     "an SMI is said to have interrupted L2, and L1 not to have been in VMX operation (V11)", "",
+     std::errc::invalid_argument},
+    {Errc::payload_missing, "payload_missing",
+     "the phase needs a vmcs12 or VMCB and the state ends before it (V15, S7)", "",
+     std::errc::invalid_argument},
+    {Errc::payload_without_vmcs12, "payload_without_vmcs12",
+     "there is a vmcs12 page, no address for it, and it is not enlightened (V17)", "",
+     std::errc::invalid_argument},
+    {Errc::bad_vmcs12_address, "bad_vmcs12_address",
+     "the vmcs12 address is unaligned or that of the VMXON region (V16)", "", std::errc::invalid_argument},
+    {Errc::bad_vmcs12_revision, "bad_vmcs12_revision",
+     "the vmcs12 does not have KVM's revision 0x11e57ed0 (V19)", "", std::errc::invalid_argument},
+    {Errc::flags_of_other_vendor, "flags_of_other_vendor", "a flag of VMX is set in an SVM state (S2)", "",
+     std::errc::invalid_argument},
+
+    {Errc::not_prepared, "not_prepared", "a capability that must be on before the guest runs is off",
+     "call prepare() when the VM is created"},
+    {Errc::requirement_not_offered, "requirement_not_offered",
+     "this host cannot enable what the state requires", "restore on a host that offers it",
+     std::errc::function_not_supported},
+    {Errc::no_vcpu_group, "no_vcpu_group", "a group of registers that every vCPU has is missing",
+     "save the vCPU again"},
+
+    {Errc::not_our_file, "not_our_file", "this is not a saved vCPU", "pass a file that kvm.vcpu wrote"},
+    {Errc::unknown_file_version, "unknown_file_version",
+     "the file has a version that this library does not know",
+     "read it with the version of the library that wrote it"},
+    {Errc::damaged_file, "damaged_file", "a checksum does not fit: the file is damaged",
+     "copy the file again"},
+    {Errc::unknown_mandatory_section, "unknown_mandatory_section",
+     "the file has a section that must be understood and is not known", "use a newer kvm.vcpu"},
+    {Errc::repeated_section, "repeated_section", "the file has the same section twice",
+     "save the vCPU again"},
+    {Errc::malformed_section, "malformed_section", "a section does not have the form that its type demands",
+     "save the vCPU again"},
+    {Errc::missing_section, "missing_section", "a mandatory section is missing", "save the vCPU again"},
+    {Errc::file_system, "file_system", "the file could not be read or written", "see the errno",
+     std::errc::io_error},
+});
+
+consteval bool causes_are_complete_and_in_order() {
+    for (std::size_t i = 0; i < causes.size(); ++i)
+        if (static_cast<std::size_t>(causes[i].code) != i + 1)
+            return false;
+    return causes.back().code == Errc::file_system;
+}
+static_assert(causes_are_complete_and_in_order());
+
+constexpr std::array operations = std::to_array<std::string_view>({
+    "probe",
+    "KVM_GET_NESTED_STATE",
+    "KVM_SET_NESTED_STATE",
+    "verify",
+    "parse",
+    "narrow",
+    "prepare",
+    "completing I/O",
+    "KVM_RUN",
+    "CPUID",
+    "enlightened VMCS",
+    "MSRS",
+    "TSC",
+    "SREGS2",
+    "REGS",
+    "XSAVE",
+    "XCRS",
+    "DEBUGREGS",
+    "VCPU_EVENTS",
+    "MP_STATE",
+    "LAPIC",
+    "file",
+});
+static_assert(operations.size() == static_cast<std::size_t>(Operation::file));
+
+const Cause* find(Errc code) noexcept {
+    const auto index = static_cast<std::size_t>(code) - 1;
+    return index < causes.size() ? &causes[index] : nullptr;
+}
+
+std::string_view errno_name(int number) noexcept {
+    switch (number) {
+    case EPERM:
+        return "EPERM";
+    case ENOENT:
+        return "ENOENT";
+    case EINTR:
+        return "EINTR";
+    case EIO:
+        return "EIO";
+    case E2BIG:
+        return "E2BIG";
+    case EBADF:
+        return "EBADF";
+    case EAGAIN:
+        return "EAGAIN";
+    case ENOMEM:
+        return "ENOMEM";
+    case EACCES:
+        return "EACCES";
+    case EFAULT:
+        return "EFAULT";
+    case EBUSY:
+        return "EBUSY";
+    case EEXIST:
+        return "EEXIST";
+    case ENODEV:
+        return "ENODEV";
+    case ENOTDIR:
+        return "ENOTDIR";
+    case EISDIR:
+        return "EISDIR";
+    case EINVAL:
+        return "EINVAL";
+    case ENOTTY:
+        return "ENOTTY";
+    case ENOSPC:
+        return "ENOSPC";
+    case EROFS:
+        return "EROFS";
+    case ENOSYS:
+        return "ENOSYS";
+    default:
+        return "errno";
+    }
+}
+
+/// The errno's part of classify(), for an ioctl that returned a negative number.
+Errc cause_of(Operation operation, int error_number, const Context& context) noexcept {
+    switch (error_number) {
+    case EBADF:
+        return Errc::bad_descriptor;
+    case EIO:
+        return Errc::other_process_or_dead_vm;
+    case EINTR:
+        return Errc::interrupted;
+    case EFAULT:
+        return Errc::bad_address;
+    case ENOMEM:
+        return Errc::out_of_memory;
+    case E2BIG:
+        return Errc::buffer_too_small;
+    case ENOTTY:
+    case EINVAL:
+        break;
+    default:
+        return Errc::unexpected;
+    }
+    // Linux answers an unknown request with ENOTTY on a VM or a foreign descriptor and with EINVAL on
+    // /dev/kvm.
+    const auto wanted = operation == Operation::probe     ? DescriptorKind::system
+                        : operation == Operation::prepare ? DescriptorKind::vm
+                                                          : DescriptorKind::vcpu;
+    if (context.descriptor != wanted) {
+        switch (context.descriptor) {
+        case DescriptorKind::system:
+            return Errc::system_fd_given;
+        case DescriptorKind::vm:
+            return Errc::vm_fd_given;
+        case DescriptorKind::vcpu:
+            return Errc::vcpu_fd_given;
+        case DescriptorKind::not_open:
+            return Errc::bad_descriptor;
+        case DescriptorKind::not_kvm:
+            return Errc::not_a_kvm_descriptor;
+        case DescriptorKind::unknown:
+            break;
+        }
+    }
+    if (error_number == ENOTTY)
+        return Errc::not_a_kvm_descriptor;
+    // Linux 7.x with nested=0 refuses even GET, which checks nothing else.
+    const bool nested_ioctl =
+        operation == Operation::get_nested_state || operation == Operation::set_nested_state;
+    if (operation == Operation::get_nested_state || (nested_ioctl && context.nesting_off))
+        return Errc::nesting_off;
+    return Errc::refused;
+}
+
+std::optional<uapi::StateHeader> header_of(std::span<const std::byte> state) noexcept {
+    if (state.size() < uapi::header_size)
+        return std::nullopt;
+    std::array<std::byte, uapi::header_size> raw;
+    std::ranges::copy(state.first<uapi::header_size>(), raw.begin());
+    return std::bit_cast<uapi::StateHeader>(raw);
+}
+
+/// SVM checks everything before it changes anything, but for the vCPU's own CR3, which it loads last, with L2
+/// active.
+Effect effect_on_svm(const uapi::StateHeader& attempted, const uapi::StateHeader& found,
+                     const Context& context, int error_number) noexcept {
+    const auto l2_active = [](const uapi::StateHeader& header) {
+        return (header.flags & uapi::state_flag::guest_mode) != 0 && header.size >= Svm::capacity;
+    };
+    if (error_number != EINVAL || !l2_active(attempted) || !l2_active(found))
+        return Effect::unchanged;
+    // Had it got as far as CR3, GET would now show what was attempted.
+    if (attempted.vendor[0] != found.vendor[0] || context.attempted.size() < Svm::capacity)
+        return Effect::unchanged;
+    // The upper halves of DR7 and DR6 are checked before CR3, and GET does not show them.
+    for (const std::size_t debug_register : {0x564u, 0x56cu})
+        if (std::ranges::any_of(context.attempted.subspan(uapi::header_size + debug_register, 4),
+                                [](std::byte b) { return b != std::byte{0}; }))
+            return Effect::unchanged;
+    return first_difference(context.attempted, context.found) ? Effect::unchanged : Effect::undetermined;
+}
+
+/// VMX tears the old state down after it has checked the header, and never leaves L2 active after a failure.
+Effect effect_on_vmx(const uapi::StateHeader& attempted, const uapi::StateHeader& found,
+                     int raw_result) noexcept {
+    if (raw_result > 0)
+        return Effect::nested_state_lost;
+    if (attempted.vendor[0] == uapi::no_address || found.vendor[0] != attempted.vendor[0])
+        return Effect::unchanged;
+    if ((found.flags & uapi::state_flag::guest_mode) != 0)
+        return Effect::unchanged;
+    if (found.vendor[1] != uapi::no_address && found.vendor[1] != attempted.vendor[1])
+        return Effect::unchanged;
+    return Effect::undetermined;
+}
+
+Effect effect_of(Operation operation, int raw_result, int error_number, const Context& context) noexcept {
+    if (operation != Operation::set_nested_state)
+        return Effect::unchanged;
+    if (raw_result < 0
+        && (error_number == EBADF || error_number == ENOTTY || error_number == EIO || error_number == EINTR))
+        return Effect::unchanged; // did not reach KVM's handler
+    if (raw_result < 0 && context.nesting_off)
+        return Effect::unchanged;
+    if (context.descriptor == DescriptorKind::system || context.descriptor == DescriptorKind::vm)
+        return Effect::unchanged;
+    const auto attempted = header_of(context.attempted);
+    const auto found = header_of(context.found);
+    if (!attempted || !found)
+        return raw_result > 0 ? Effect::nested_state_lost : Effect::undetermined;
+    if (found->format == Svm::format)
+        return effect_on_svm(*attempted, *found, context, error_number);
+    return effect_on_vmx(*attempted, *found, raw_result);
+}
+
+class Category final : public std::error_category {
+  public:
+    const char* name() const noexcept override { return "kvm.nested"; }
+    std::string message(int code) const override { return std::string{description(static_cast<Errc>(code))}; }
+    std::error_condition default_error_condition(int code) const noexcept override {
+        const auto* cause = find(static_cast<Errc>(code));
+        if (cause == nullptr || cause->condition == std::errc{})
+            return {code, *this};
+        return std::make_error_condition(cause->condition);
+    }
+};
+
+} // namespace
+
+std::string_view name(Errc code) noexcept {
+    const auto* cause = find(code);
+    return cause != nullptr ? cause->name : "?";
+}
+
+std::string_view description(Errc code) noexcept {
+    const auto* cause = find(code);
+    return cause != nullptr ? cause->description : "no known cause";
+}
+
+std::string_view name(Operation operation) noexcept {
+    const auto index = static_cast<std::size_t>(operation) - 1;
+    return index < operations.size() ? operations[index] : "?";
+}
+
+std::string_view name(Effect effect) noexcept {
+    switch (effect) {
+    case Effect::unchanged:
+        return "unchanged";
+    case Effect::nested_state_lost:
+        return "nested_state_lost";
+    case Effect::undetermined:
+        return "undetermined";
+    }
+    return "?";
+}
+
+Text<384> Error::message() const noexcept {
+    Text<384> text;
+    text << name(operation) << ": " << description(code);
+    if (raw_result < 0) {
+        text << " (" << errno_name(error_number) << ", errno ";
+        text.decimal(error_number) << ")";
+    } else if (raw_result > 0) {
+        text << " (returned ";
+        text.decimal(raw_result) << ")";
+    } else if (error_number != 0) {
+        text << " (" << errno_name(error_number) << ", errno ";
+        text.decimal(error_number) << ")";
+    }
+    if (detail != 0) {
+        text << "; detail ";
+        text.hexadecimal(detail);
+    }
+    if (operation == Operation::set_nested_state) {
+        switch (effect) {
+        case Effect::unchanged:
+            text << "; the vCPU's nested state is unchanged";
+            break;
+        case Effect::nested_state_lost:
+            text << "; the vCPU's nested state is lost";
+            break;
+        case Effect::undetermined:
+            text << "; what became of the vCPU's nested state cannot be told";
+            break;
+        }
+    }
+    if (const auto* cause = find(code); cause != nullptr && !cause->next_step.empty())
+        text << ". Next: " << cause->next_step;
+    return text;
+}
+
+Error classify(Operation operation, int raw_result, int error_number, const Context& context) noexcept {
+    return {.code = raw_result < 0 ? cause_of(operation, error_number, context)
+                    : raw_result > 0 && operation == Operation::set_nested_state ? Errc::entry_failed
+                                                                                 : Errc::unexpected,
+            .operation = operation,
+            .effect = effect_of(operation, raw_result, error_number, context),
+            .raw_result = raw_result,
+            .error_number = raw_result < 0 ? error_number : 0};
+}
+
+const std::error_category& error_category() noexcept {
+    static const Category category;
+    return category;
+}
+
+std::error_code make_error_code(Errc code) noexcept {
+    return {static_cast<int>(code), error_category()};
+}
+
+} // namespace kvm
