@@ -18,6 +18,15 @@ import :buffer;
 
 namespace kvm::detail {
 
+template <VendorOrAny V>
+struct StateOf {
+    using type = NestedState<V>;
+};
+template <>
+struct StateOf<Any> {
+    using type = NestedStateBuffer;
+};
+
 // The failing paths: out of line, so that the succeeding ones stay as short as the bare ioctl.
 std::expected<VendorId, Error> probe(IoctlRef ioctl, int fd) noexcept;
 Error get_failed(IoctlRef ioctl, int fd, IoctlResult result) noexcept;
@@ -89,8 +98,7 @@ class Vcpu {
                   "a seam is callable as noexcept IoctlResult(int, unsigned long, void*)");
 
   public:
-    using State = typename std::conditional_t<std::same_as<V, Any>, std::type_identity<NestedStateBuffer>,
-                                              std::type_identity<NestedState<V>>>::type;
+    using State = typename detail::StateOf<V>::type;
 
     inline Vcpu(Host<V> host, VcpuFd fd, Ioctl ioctl = {}) noexcept
         : host_{host}, ioctl_{std::move(ioctl)}, fd_{fd.number} {}

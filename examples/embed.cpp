@@ -1,0 +1,99 @@
+// SPDX-License-Identifier: MIT
+//
+// kvm.nested inside a VMM that has its own ioctl layer, its own error type and one vendor. Nothing of VMX is linked.
+#include <cerrno>
+#include <cstdint>
+#include <expected>
+#include <fcntl.h>
+#include <print>
+#include <string>
+#include <sys/ioctl.h>
+
+#include "machine/linux_kvm.hpp"
+
+import kvm.nested;
+
+namespace vmm {
+
+/// The one line that says which vendor this VMM is for.
+using Vendor = kvm::Svm;
+
+/// The VMM's way to the kernel: it counts what it asks and never shows anybody the thread's errno.
+class Kernel {
+  public:
+    kvm::IoctlResult operator()(int fd, unsigned long request, void* argument) noexcept {
+        ++calls_;
+        const int result = ::ioctl(fd, request, argument);
+        return {result, result < 0 ? std::exchange(errno, 0) : 0};
+    }
+    unsigned calls() const { return calls_; }
+
+  private:
+    unsigned calls_ = 0;
+};
+
+/// The VMM's own failure: what its upper layers decide by, and a text for the log.
+struct Failure {
+    enum class Action : std::uint8_t { try_elsewhere, reset_vcpu, give_up } action;
+    std::string text;
+};
+
+/// The one place where the two error types meet.
+Failure failure(const kvm::Error& error) {
+    const auto action = error.effect == kvm::Effect::nested_state_lost ? Failure::Action::reset_vcpu
+                        : error.code == kvm::Errc::wrong_vendor || error.code == kvm::Errc::nesting_off
+                            ? Failure::Action::try_elsewhere
+                            : Failure::Action::give_up;
+    return {action, std::string{error.message().view()}};
+}
+
+/// A vCPU of this VMM. It owns its descriptors elsewhere; the library only borrows them.
+class Vcpu {
+  public:
+    static std::expected<Vcpu, Failure> make(int system, int vcpu, Kernel& kernel) {
+        return kvm::Host<Vendor>::probe(kvm::SystemFd{system}, kernel)
+            .transform([&](kvm::Host<Vendor> host) { return Vcpu{Nested{host, kvm::VcpuFd{vcpu}, kernel}}; })
+            .transform_error(failure);
+    }
+
+    /// Into memory that the VMM has already, as its snapshots want it.
+    std::expected<void, Failure> save(kvm::NestedState<Vendor>& into) const {
+        return nested_.nested_state(into).transform_error(failure);
+    }
+    std::expected<void, Failure> restore(const kvm::NestedState<Vendor>& state) const {
+        return nested_.set_nested_state(state).transform_error(failure);
+    }
+
+  private:
+    using Nested = kvm::Vcpu<Vendor, kvm::IoctlRef>;
+    explicit Vcpu(Nested nested) : nested_{nested} {}
+    Nested nested_;
+};
+
+int complain(const Failure& failure) {
+    std::println(stderr, "embed: {} (action {})", failure.text, static_cast<int>(failure.action));
+    return 1;
+}
+
+} // namespace vmm
+
+int main() {
+    const int system = open("/dev/kvm", O_RDWR | O_CLOEXEC);
+    const int fd = ioctl(ioctl(system, KVM_CREATE_VM, 0), KVM_CREATE_VCPU, 0);
+
+    vmm::Kernel kernel;
+    const auto vcpu = vmm::Vcpu::make(system, fd, kernel);
+    if (!vcpu)
+        return vmm::complain(vcpu.error());
+
+    kvm::NestedState<vmm::Vendor> snapshot;
+    if (const auto saved = vcpu->save(snapshot); !saved)
+        return vmm::complain(saved.error());
+    if (const auto restored = vcpu->restore(snapshot); !restored)
+        return vmm::complain(restored.error());
+    std::println("saved and restored through the VMM's own layer in {} calls: {}", kernel.calls(), snapshot);
+
+    // A failure arrives as the VMM's own type: GIF cannot be clear on a vCPU that never enabled SVM (Linux up to 6.12).
+    if (const auto refused = vcpu->restore(kvm::NestedState<vmm::Vendor>::gif_clear()); !refused)
+        std::println("as it should be: {}", refused.error().text);
+}
