@@ -1,0 +1,70 @@
+// SPDX-License-Identifier: MIT
+#include "guests.hpp"
+
+#include <initializer_list>
+#include <utility>
+
+#include <sys/ioctl.h>
+
+// The ends of the images, from the assembler.
+extern "C" {
+extern const std::byte guest_svm_migrate_begin[];
+extern const std::byte guest_svm_migrate_end[];
+extern const std::byte guest_svm_phases_begin[];
+extern const std::byte guest_svm_phases_end[];
+extern const std::byte guest_svm_stress_begin[];
+extern const std::byte guest_svm_stress_end[];
+}
+
+namespace guests {
+
+Image svm_migrate() {
+    return {guest_svm_migrate_begin, guest_svm_migrate_end};
+}
+
+Image svm_phases() {
+    return {guest_svm_phases_begin, guest_svm_phases_end};
+}
+
+Image svm_stress() {
+    return {guest_svm_stress_begin, guest_svm_stress_end};
+}
+
+namespace {
+
+/// Gives the vCPU the XCR0 that svm_migrate's L1 will choose. On a real processor L1's own XSETBV is enough.
+/// The emulated one of the lab (QEMU 7.2, TCG) executes XSETBV without telling KVM, which then goes on
+/// loading the XCR0 it knows of.
+void choose_xcr0(const machine::Machine& machine, unsigned vcpu) {
+    for (const unsigned xcr0 : {XCR0_X87 | XCR0_SSE | XCR0_AVX, XCR0_X87 | XCR0_SSE}) {
+        kvm_xcrs xcrs = {};
+        xcrs.nr_xcrs = 1;
+        xcrs.xcrs[0].value = xcr0;
+        if (::ioctl(machine.vcpu_fd(vcpu), KVM_SET_XCRS, &xcrs) == 0)
+            return;
+    } // refused: no AVX; refused again: no XSAVE, and nothing to choose
+}
+
+} // namespace
+
+std::string missing_checks(std::uint32_t checks) {
+    std::string names;
+    for (const auto& [check, name] : named_checks) {
+        if ((checks & std::to_underlying(check)) != 0)
+            continue;
+        if (!names.empty())
+            names += ' ';
+        names += name;
+    }
+    return names;
+}
+
+machine::Result<void> start(const machine::Machine& machine, Image image, const Parameters& parameters,
+                            unsigned vcpu) {
+    choose_xcr0(machine, vcpu);
+    return machine.load(image_address, image)
+        .and_then([&] { return machine.load(parameters_address, std::as_bytes(std::span{&parameters, 1})); })
+        .and_then([&] { return machine.start_long_mode(image_address, l1_stack, vcpu); });
+}
+
+} // namespace guests

@@ -1,0 +1,168 @@
+// SPDX-License-Identifier: MIT
+//
+// The guest programs of the examples and the lab, and what they say.
+//
+// Each is an L1 hypervisor with an L2 of its own, written in assembler (svm_*.S, with svm.inc), assembled for
+// one guest physical address, and linked into the program that runs it. The numbers are those of layout.h,
+// which the assembler reads as well.
+#pragma once
+
+#include "../machine/machine.hpp"
+#include "layout.h"
+
+#include <array>
+#include <bit>
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <string>
+
+namespace guests {
+
+/// The bytes of a guest: what lies at `image_address` before its first instruction.
+using Image = std::span<const std::byte>;
+
+/// AMD. Notices what a restore of a vCPU forgot. L2 exits to user space with port::progress once per round,
+/// numbered from 1; at the end L1 writes port::rounds (the number of rounds) and port::checks (all_checks if
+/// nothing got lost), and halts.
+[[nodiscard]] Image svm_migrate();
+
+/// AMD. Shows each phase on port::phase, in the order of `Phase`, and halts.
+[[nodiscard]] Image svm_phases();
+
+/// AMD. VMRUN and VMMCALL as fast as they go, `rounds` times, with no exit to user space before the end: for
+/// interrupting it anywhere. At the end L1 writes port::l1_rounds (must be `rounds`) and port::rounds (must
+/// be `rounds` * stress_increments), and halts.
+[[nodiscard]] Image svm_stress();
+
+/// How the guest is to behave; lies at `parameters_address`.
+struct Parameters {
+    std::uint64_t flags = 0;  ///< nested_paging or 0
+    std::uint64_t rounds = 8; ///< at least 1
+};
+static_assert(offsetof(Parameters, flags) == PARAMETER_FLAGS
+              && offsetof(Parameters, rounds) == PARAMETER_ROUNDS);
+
+/// L1 gives L2 nested page tables. Without it L1 shadows nothing: L2's page tables hold guest physical
+/// addresses of L1.
+inline constexpr std::uint64_t nested_paging = PARAMETER_FLAG_NESTED_PAGING;
+
+/// Guest physical addresses. layout.h has the whole map; these are what a program outside the guest has a use
+/// for.
+inline constexpr std::uint64_t parameters_address = GUEST_PARAMETERS;
+inline constexpr std::uint64_t image_address = GUEST_IMAGE;
+inline constexpr std::uint64_t vmcb12_address = GUEST_VMCB12; ///< what KVM reports as vmcb_pa while L2 runs
+inline constexpr std::uint64_t hsave_address = GUEST_HSAVE;   ///< L1's VM_HSAVE_PA
+inline constexpr std::uint64_t l1_stack = GUEST_L1_STACK;
+inline constexpr std::uint64_t nested_cr3 = GUEST_NESTED_PML4; ///< L1's N_CR3, with nested_paging
+inline constexpr std::uint64_t l1_cr3 = GUEST_L1_PML4;
+inline constexpr std::uint64_t l2_cr3 = GUEST_L2_PML4;
+static_assert(l1_cr3 == machine::pml4_address);
+
+inline constexpr std::uint64_t stress_increments = STRESS_INCREMENTS;
+
+/// Ports the guests write to, always 4 bytes.
+namespace port {
+inline constexpr std::uint16_t phase = PORT_PHASE;         ///< a Phase
+inline constexpr std::uint16_t rounds = PORT_ROUNDS;       ///< from L1 at the end: what L2 counted
+inline constexpr std::uint16_t checks = PORT_CHECKS;       ///< from L1 at the end: a mask of Check
+inline constexpr std::uint16_t l1_rounds = PORT_L1_ROUNDS; ///< from L1 at the end: what L1 counted
+inline constexpr std::uint16_t unexpected =
+    PORT_UNEXPECTED; ///< from L1: an EXITCODE it did not expect; it halts then
+inline constexpr std::uint16_t progress = PORT_PROGRESS;       ///< from L2: the number of the round
+inline constexpr std::uint16_t intercepted = PORT_INTERCEPTED; ///< must not be seen: it is an exit to L1
+} // namespace port
+
+/// Where svm_phases is: the value on port::phase.
+enum class Phase : std::uint32_t {
+    svm_off = PHASE_SVM_OFF,       ///< L1, EFER.SVME clear
+    svm_on = PHASE_SVM_ON,         ///< L1, EFER.SVME set
+    gif_clear = PHASE_GIF_CLEAR,   ///< L1, after CLGI
+    gif_set = PHASE_GIF_SET,       ///< L1, after STGI
+    l2 = PHASE_L2,                 ///< L2
+    exited = PHASE_EXITED,         ///< L1, after #VMEXIT, which leaves GIF clear
+    exited_gif = PHASE_EXITED_GIF, ///< L1, after #VMEXIT and STGI
+};
+
+/// What svm_migrate checks at the end, one bit each. Bits of L2 are found by L2 before it calls L1 for the
+/// last time.
+enum class Check : std::uint32_t {
+    l2_rflags = CHECK_L2_RFLAGS,   ///< RFLAGS.AC, which L1 has not, and not RFLAGS.ID, which L1 has
+    l2_gprs = CHECK_L2_GPRS,       ///< RBX, RSI, RDI, R8 to R15
+    l2_rounds = CHECK_L2_ROUNDS,   ///< the counts in RBP and in memory and the number of rounds are equal
+    l2_stack = CHECK_L2_STACK,     ///< RSP, and what is on the stack
+    l2_cr2 = CHECK_L2_CR2,         ///< CR2
+    l2_cr3 = CHECK_L2_CR3,         ///< CR3
+    l2_fs = CHECK_L2_FS,           ///< the base of FS, by reading through it
+    l2_xcr0 = CHECK_L2_XCR0,       ///< XCR0, which L1 has set; holds where there is no XSAVE
+    l2_xmm = CHECK_L2_XMM,         ///< XMM3
+    l2_ymm = CHECK_L2_YMM,         ///< the upper half of YMM4; holds where there is no AVX
+    l2_x87 = CHECK_L2_X87,         ///< ST0 and MXCSR
+    l2_dr0_3 = CHECK_L2_DR0_3,     ///< DR0 to DR3
+    l2_dr7 = CHECK_L2_DR7,         ///< DR7
+    l2_steps = CHECK_L2_STEPS,     ///< one #DB with DR6.BS for each progress report: see below
+    l2_msrs = CHECK_L2_MSRS,       ///< LSTAR and KERNEL_GS_BASE
+    l2_tsc_aux = CHECK_L2_TSC_AUX, ///< TSC_AUX; holds where there is no RDTSCP
+    l2_tsc_offset = CHECK_L2_TSC_OFFSET, ///< L2's TSC is ahead of L1's by the TSC_OFFSET of vmcb12
+    l2_tsc = CHECK_L2_TSC,               ///< and L1's is what L1 had set, or later
+    l2_cpuid = CHECK_L2_CPUID,           ///< CPUID says what it said to L1 at the start
+    l1_stack = CHECK_L1_STACK,           ///< RSP, and what is on the stack
+    l1_rflags = CHECK_L1_RFLAGS,         ///< RFLAGS.ID, and not L2's RFLAGS.AC
+    l1_control = CHECK_L1_CONTROL,       ///< CR0, CR3, CR4, EFER; CR0 and CR3 unlike L2's
+    l1_tables = CHECK_L1_TABLES,         ///< GDTR and IDTR; IDTR unlike L2's
+    l1_pat = CHECK_L1_PAT,               ///< PAT
+    l1_hsave = CHECK_L1_HSAVE,           ///< VM_HSAVE_PA
+    l1_host_vmcb = CHECK_L1_HOST_VMCB,   ///< LSTAR and KERNEL_GS_BASE, which L1 keeps in memory while L2 runs
+    l1_tsc = CHECK_L1_TSC,               ///< the TSC is L1's own again, without L2's offset
+    l1_ioio = CHECK_L1_IOIO,             ///< L1 has seen one intercepted OUT in each round
+};
+
+/// The value on port::checks if nothing got lost.
+inline constexpr std::uint32_t all_checks = CHECK_ALL;
+
+/// Each check with the name of its enumerator, lowest bit first.
+struct NamedCheck {
+    Check check;
+    const char* name;
+};
+inline constexpr std::array named_checks{
+    NamedCheck{Check::l2_rflags, "l2_rflags"},
+    NamedCheck{Check::l2_gprs, "l2_gprs"},
+    NamedCheck{Check::l2_rounds, "l2_rounds"},
+    NamedCheck{Check::l2_stack, "l2_stack"},
+    NamedCheck{Check::l2_cr2, "l2_cr2"},
+    NamedCheck{Check::l2_cr3, "l2_cr3"},
+    NamedCheck{Check::l2_fs, "l2_fs"},
+    NamedCheck{Check::l2_xcr0, "l2_xcr0"},
+    NamedCheck{Check::l2_xmm, "l2_xmm"},
+    NamedCheck{Check::l2_ymm, "l2_ymm"},
+    NamedCheck{Check::l2_x87, "l2_x87"},
+    NamedCheck{Check::l2_dr0_3, "l2_dr0_3"},
+    NamedCheck{Check::l2_dr7, "l2_dr7"},
+    NamedCheck{Check::l2_steps, "l2_steps"},
+    NamedCheck{Check::l2_msrs, "l2_msrs"},
+    NamedCheck{Check::l2_tsc_aux, "l2_tsc_aux"},
+    NamedCheck{Check::l2_tsc_offset, "l2_tsc_offset"},
+    NamedCheck{Check::l2_tsc, "l2_tsc"},
+    NamedCheck{Check::l2_cpuid, "l2_cpuid"},
+    NamedCheck{Check::l1_stack, "l1_stack"},
+    NamedCheck{Check::l1_rflags, "l1_rflags"},
+    NamedCheck{Check::l1_control, "l1_control"},
+    NamedCheck{Check::l1_tables, "l1_tables"},
+    NamedCheck{Check::l1_pat, "l1_pat"},
+    NamedCheck{Check::l1_hsave, "l1_hsave"},
+    NamedCheck{Check::l1_host_vmcb, "l1_host_vmcb"},
+    NamedCheck{Check::l1_tsc, "l1_tsc"},
+    NamedCheck{Check::l1_ioio, "l1_ioio"},
+};
+static_assert(named_checks.size() == std::popcount(all_checks));
+
+/// The names of the checks that are missing from a value of port::checks: "l2_xmm l2_dr7", or "" if none is.
+[[nodiscard]] std::string missing_checks(std::uint32_t checks);
+
+/// Puts a guest into a fresh machine: image, parameters, and the vCPU in 64-bit mode at the image's first
+/// byte.
+[[nodiscard]] machine::Result<void> start(const machine::Machine& machine, Image image,
+                                          const Parameters& parameters = {}, unsigned vcpu = 0);
+
+} // namespace guests
