@@ -290,6 +290,8 @@ kvm_run& Machine::run_page(unsigned vcpu) const {
     return *reinterpret_cast<kvm_run*>(vcpus_[vcpu].run_page.data());
 }
 
+Exit Machine::last_exit(unsigned vcpu) const { return decode(run_page(vcpu)); }
+
 Result<void> Machine::load(std::uint64_t address, std::span<const std::byte> bytes) const {
     if (address > memory_.size() || bytes.size() > memory_.size() - address) {
         return failed("image does not fit into guest memory", 0);
@@ -340,7 +342,7 @@ Result<Exit> Machine::run(std::chrono::microseconds limit, unsigned vcpu) const 
     if (const auto armed = alarm.arm(limit); !armed)
         return std::unexpected{armed.error()};
     if (::ioctl(vcpu_fd(vcpu), KVM_RUN, 0) == 0)
-        return decode(run_page(vcpu));
+        return last_exit(vcpu);
     if (errno == EINTR)
         return Interrupted{};
     return failed("KVM_RUN");

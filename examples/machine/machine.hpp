@@ -179,6 +179,9 @@ class Machine {
     /// which create() installs a handler that does nothing. Fails with errno where KVM_RUN itself fails.
     [[nodiscard]] Result<Exit> run(std::chrono::microseconds limit = watchdog, unsigned vcpu = 0) const;
 
+    /// Why the last run of this vCPU ended, whoever issued the KVM_RUN.
+    [[nodiscard]] Exit last_exit(unsigned vcpu = 0) const;
+
   private:
     struct Vcpu {
         Descriptor fd;
