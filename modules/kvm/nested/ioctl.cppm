@@ -44,9 +44,9 @@ concept IoctlSeam = std::is_nothrow_invocable_r_v<IoctlResult, F&, int, unsigned
 struct SystemCall {
     inline IoctlResult operator()(int fd, unsigned long request, void* argument) const noexcept {
         const int value = ::ioctl(fd, request, argument);
-        if (value >= 0) [[likely]]
-            return {value, 0};
-        return {value, errno};
+        if (value == 0) [[likely]] // the one test that the success of GET and SET costs
+            return {0, 0};
+        return {value, value < 0 ? errno : 0};
     }
 };
 static_assert(IoctlSeam<SystemCall>);

@@ -27,10 +27,33 @@ struct StateOf<Any> {
     using type = NestedStateBuffer;
 };
 
+/// The Error of a failed GET or SET, which has no detail. Without it two registers hold it: a caller who only
+/// asks whether the call succeeded needs no stack for the answer, and its prologue stays that of the bare
+/// ioctl (tests/bench).
+struct Failure {
+    Errc code;
+    Operation operation;
+    Effect effect;
+    IoctlResult result;
+
+    explicit constexpr Failure(const Error& error) noexcept
+        : code{error.code}, operation{error.operation}, effect{error.effect},
+          result{error.raw_result, error.error_number} {}
+
+    constexpr Error error() const noexcept {
+        return {.code = code,
+                .operation = operation,
+                .effect = effect,
+                .raw_result = result.value,
+                .error_number = result.error_number};
+    }
+};
+static_assert(sizeof(Failure) <= 2 * sizeof(void*) && std::is_trivially_copyable_v<Failure>);
+
 // The failing paths: out of line, so that the succeeding ones stay as short as the bare ioctl.
 std::expected<VendorId, Error> probe(IoctlRef ioctl, int fd) noexcept;
-Error get_failed(IoctlRef ioctl, int fd, IoctlResult result) noexcept;
-Error set_failed(IoctlRef ioctl, int fd, IoctlResult result, std::span<const std::byte> attempted) noexcept;
+Failure get_failed(IoctlRef ioctl, int fd, IoctlResult result) noexcept;
+Failure set_failed(IoctlRef ioctl, int fd, IoctlResult result, std::span<const std::byte> attempted) noexcept;
 
 } // namespace kvm::detail
 
@@ -112,7 +135,7 @@ class Vcpu {
     inline std::expected<State, Error> nested_state() const noexcept {
         std::expected<State, Error> result{std::in_place, detail::Armed{}};
         if (const IoctlResult got = get(*result); got.value != 0) [[unlikely]]
-            result = std::unexpected(detail::get_failed(seam(), fd_, got));
+            result = std::unexpected(detail::get_failed(seam(), fd_, got).error());
         return result;
     }
 
@@ -122,7 +145,7 @@ class Vcpu {
         into.arm();
         if (const IoctlResult got = get(into); got.value != 0) [[unlikely]] {
             into.clear();
-            return std::unexpected(detail::get_failed(seam(), fd_, got));
+            return std::unexpected(detail::get_failed(seam(), fd_, got).error());
         }
         return {};
     }
@@ -142,7 +165,7 @@ class Vcpu {
         void* argument = const_cast<uapi::StateHeader*>(&state.header_); // SET only reads
         if (const IoctlResult set = ioctl_(fd_, uapi::request::set_nested_state, argument); set.value != 0)
             [[unlikely]]
-            return std::unexpected(detail::set_failed(seam(), fd_, set, state.bytes()));
+            return std::unexpected(detail::set_failed(seam(), fd_, set, state.bytes()).error());
         return {};
     }
 
@@ -160,7 +183,7 @@ class Vcpu {
     inline std::expected<void, Error> verify_nested_state(const State& expected) const noexcept {
         State found{detail::Armed{}};
         if (const IoctlResult got = get(found); got.value != 0) [[unlikely]]
-            return std::unexpected(detail::get_failed(seam(), fd_, got));
+            return std::unexpected(detail::get_failed(seam(), fd_, got).error());
         if (const auto offset = first_difference(expected.bytes(), found.bytes()))
             return std::unexpected(
                 Error{.code = Errc::not_equivalent, .operation = Operation::verify, .detail = *offset});
@@ -174,6 +197,8 @@ class Vcpu {
     inline IoctlRef seam() const noexcept {
         if constexpr (std::same_as<Ioctl, IoctlRef>)
             return ioctl_;
+        else if constexpr (std::same_as<Ioctl, SystemCall>)
+            return IoctlRef{system_call}; // not our own: this object would have to live in memory for it
         else
             return IoctlRef{ioctl_};
     }

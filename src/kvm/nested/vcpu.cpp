@@ -91,20 +91,21 @@ std::expected<VendorId, Error> probe(IoctlRef ioctl, int fd) noexcept {
     return vendor;
 }
 
-Error get_failed(IoctlRef ioctl, int fd, IoctlResult result) noexcept {
-    return error_at(ioctl, Operation::get_nested_state, fd, result);
+Failure get_failed(IoctlRef ioctl, int fd, IoctlResult result) noexcept {
+    return Failure{error_at(ioctl, Operation::get_nested_state, fd, result)};
 }
 
-Error set_failed(IoctlRef ioctl, int fd, IoctlResult result, std::span<const std::byte> attempted) noexcept {
+Failure set_failed(IoctlRef ioctl, int fd, IoctlResult result,
+                   std::span<const std::byte> attempted) noexcept {
     NestedStateBuffer found; // armed: full capacity, so that KVM cannot write beyond it
     auto& storage = reinterpret_cast<std::byte&>(found);
     const auto got = ioctl(fd, uapi::request::get_nested_state, &storage);
     const bool known = got.value == 0 && found.vendor();
-    return classify(Operation::set_nested_state, result.value, result.error_number,
-                    {.descriptor = descriptor_kind(ioctl, fd),
-                     .attempted = attempted,
-                     .found = known ? found.bytes() : std::span<const std::byte>{},
-                     .nesting_off = got.value < 0 && got.error_number == EINVAL});
+    return Failure{classify(Operation::set_nested_state, result.value, result.error_number,
+                            {.descriptor = descriptor_kind(ioctl, fd),
+                             .attempted = attempted,
+                             .found = known ? found.bytes() : std::span<const std::byte>{},
+                             .nesting_off = got.value < 0 && got.error_number == EINVAL})};
 }
 
 } // namespace detail
