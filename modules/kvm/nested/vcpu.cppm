@@ -157,7 +157,7 @@ class Vcpu {
     ///         says what the vCPU holds now
     inline std::expected<void, Error> set_nested_state(const State& state) const noexcept {
         if constexpr (std::same_as<V, Any>) {
-            if (state.vendor() != host_.vendor()) [[unlikely]]
+            if (state.header_.format != format(host_.vendor())) [[unlikely]]
                 return std::unexpected(Error{.code = state.is_empty() ? Errc::no_state : Errc::wrong_vendor,
                                              .operation = Operation::set_nested_state,
                                              .detail = 2});

@@ -50,6 +50,11 @@ constexpr std::string_view name(VendorId vendor) noexcept {
     return vendor == VendorId::vmx ? "VMX" : "SVM";
 }
 
+/// uapi::state_format of `vendor`.
+constexpr std::uint16_t format(VendorId vendor) noexcept {
+    return vendor == VendorId::vmx ? Vmx::format : Svm::format;
+}
+
 /// Bytes that the largest state of `vendor` takes.
 constexpr std::size_t capacity(VendorId vendor) noexcept {
     return vendor == VendorId::vmx ? Vmx::capacity : Svm::capacity;

@@ -183,7 +183,7 @@ std::expected<std::size_t, Error> parse(std::span<const std::byte> bytes, bool p
     const auto given = header_at(bytes);
     if (given.format != Vmx::format && given.format != Svm::format)
         return refuse(Errc::unknown_format, 2);
-    if (vendor && given.format != (*vendor == VendorId::vmx ? Vmx::format : Svm::format))
+    if (vendor && given.format != format(*vendor))
         return refuse(Errc::wrong_vendor, 2);
     if (given.size < uapi::header_size)
         return refuse(Errc::bad_size, 4);
