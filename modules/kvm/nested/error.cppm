@@ -68,6 +68,8 @@ enum class Errc : std::uint8_t {
     // A whole vCPU (kvm.vcpu).
     not_prepared,            ///< saved or restored without a capability that must be on before
     requirement_not_offered, ///< the host cannot enable what the state requires; detail: capability
+    requirement_differs,     ///< the state and the VM disagree about what must be alike; detail: capability
+    exit_pending,            ///< KVM wants another exit to user space handled before the vCPU can be saved
     no_vcpu_group,           ///< a group of registers that the vCPU must have is missing; detail: section
 
     // The file form of a whole vCPU. Detail: offset in the file.

@@ -118,6 +118,12 @@ constexpr std::array causes = std::to_array<Cause>({
     {Errc::requirement_not_offered, "requirement_not_offered",
      "this host cannot enable what the state requires", "restore on a host that offers it",
      std::errc::function_not_supported},
+    {Errc::requirement_differs, "requirement_differs",
+     "the state was saved with another setting of a capability than this VM has",
+     "prepare() the VM with the requirements of the state", std::errc::invalid_argument},
+    {Errc::exit_pending, "exit_pending",
+     "completing the last exit brought another one, which user space has to handle",
+     "handle the exit in the run page, run on, and save then"},
     {Errc::no_vcpu_group, "no_vcpu_group", "a group of registers that every vCPU has is missing",
      "save the vCPU again"},
 

@@ -1,0 +1,15 @@
+// SPDX-License-Identifier: MIT
+//
+// import kvm.vcpu;  A whole KVM vCPU on x86, saved and restored around its nested state, so that a running
+// nested guest survives a move. Gives all of kvm.nested, too.
+//
+// The library from the bottom up. Each partition imports only partitions above it.
+export module kvm.vcpu;
+
+export import kvm.nested;
+export import :uapi;    // the registers' layouts and ioctl numbers, in our own words
+export import :order;   // Step, restore_order: what has to come before what, and why
+export import :prepare; // Requirements, prepare(): what must be on before the guest runs
+export import :state;   // VcpuState: everything that travels
+export import :vcpu;    // WholeVcpu: save, restore, the verdict of the first run
+export import :file;    // the file form

@@ -1,0 +1,136 @@
+// SPDX-License-Identifier: MIT
+//
+// The file form of a VcpuState, for disks and sockets alike.
+//
+// All numbers are little-endian. A file is a header and sections behind each other, nothing between and
+// nothing behind. Every byte is covered by a checksum or has one possible value, so that no flipped bit goes
+// unseen; the length is in the header, so that no cut does.
+//
+// Header, 64 bytes:
+//      0   8  magic: 8f 4b 56 43 50 55 0d 0a
+//      8   2  version: 1
+//     10   2  bytes of this header: 64
+//     12   4  vendor: 0 VMX, 1 SVM
+//     16   8  bytes of the whole file
+//     24   4  number of sections
+//     28   4  requirements: bit 0 exception payload, bit 1 triple fault event, bit 2 enlightened VMCS
+//     32   8  requirements: quirks that are disabled (KVM_CAP_DISABLE_QUIRKS2)
+//     40  20  zero
+//     60   4  CRC-32 (zlib's) of bytes 0 to 59
+//
+// Section, 24 bytes, then its payload, then zeroes up to a multiple of 8:
+//      0   4  type; bit 31 set: the caller's own
+//      4   4  flags: bit 0 mandatory: who does not know the type must not go on; the other bits are zero
+//      8   8  bytes of the payload
+//     16   4  CRC-32 of the payload
+//     20   4  CRC-32 of bytes 0 to 19
+//
+// Types. All are mandatory and, but for lapic, must be there, each once. The layouts are those of :uapi.
+//      1  cpuid         CpuidEntry, 40 bytes each, at most 256
+//      2  feature_msrs  Msr, 16 bytes each, at most 4096; bytes 4 to 7 of each are zero
+//      3  msrs          the same
+//      4  tsc_khz       4 bytes
+//      5  sregs2        320 bytes
+//      6  regs          144 bytes
+//      7  xsave         4096 to 65536 bytes: the XSAVE area (Intel SDM Vol. 1, standard format)
+//      8  xcrs          392 bytes; the count at most 16
+//      9  debugregs     128 bytes
+//     10  vcpu_events   64 bytes
+//     11  mp_state      4 bytes
+//     12  lapic         1024 bytes; only where the interrupt controller is in the kernel
+//     13  nested_state  128 to 8320 bytes: what NestedStateBuffer::parse() takes, of the header's vendor
+module;
+#include <cstddef>
+#include <cstdint>
+#include <expected>
+#include <memory>
+#include <span>
+#include <type_traits>
+#include <vector>
+export module kvm.vcpu:file;
+import kvm.nested;
+import :state;
+
+export namespace kvm {
+
+/// Version of the file form that encode() writes, and the only one that parse_vcpu() reads.
+inline constexpr std::uint16_t file_version = 1;
+
+/// What a section holds. The numbers are the file's.
+enum class SectionType : std::uint32_t {
+    cpuid = 1,
+    feature_msrs,
+    msrs,
+    tsc_khz,
+    sregs2,
+    regs,
+    xsave,
+    xcrs,
+    debugregs,
+    vcpu_events,
+    mp_state,
+    lapic,
+    nested_state,
+};
+
+/// Set in the types of a caller's own sections.
+inline constexpr std::uint32_t callers_section = 0x8000'0000;
+
+/// A section of the caller's: guest memory, devices, whatever belongs to the vCPU's state.
+struct Section {
+    std::uint32_t type; ///< has callers_section set; may repeat
+    std::span<const std::byte> bytes;
+};
+
+/// Where encode() puts the bytes, piece by piece: std::expected<void, Error>(std::span<const std::byte>).
+/// Refers to the function, does not own it.
+class Sink {
+  public:
+    template <class F>
+        requires(!std::is_same_v<std::remove_cvref_t<F>, Sink>
+                 && std::is_invocable_r_v<std::expected<void, Error>, F&, std::span<const std::byte>>)
+    constexpr Sink(F&& function) noexcept
+        : function_{const_cast<void*>(static_cast<const void*>(std::addressof(function)))},
+          call_{[](void* object, std::span<const std::byte> bytes) -> std::expected<void, Error> {
+              return (*static_cast<std::remove_reference_t<F>*>(object))(bytes);
+          }} {}
+
+    inline std::expected<void, Error> operator()(std::span<const std::byte> bytes) const {
+        return call_(function_, bytes);
+    }
+
+  private:
+    void* function_;
+    std::expected<void, Error> (*call_)(void*, std::span<const std::byte>);
+};
+
+/// Writes the file form. Nothing is written if the state has none.
+/// @return Errc::no_state, Errc::wrong_vendor, Errc::malformed_section (detail: the type), or what the sink
+///         said
+std::expected<void, Error> encode(const VcpuState& state, Sink sink, std::span<const Section> callers = {});
+
+/// A state and the caller's sections, in the order of the file. Their bytes are those of the input.
+struct ParsedFile {
+    VcpuState state;
+    std::vector<Section> sections;
+};
+
+/// Makes a state of exactly the bytes of a file. Trusts nothing, and allocates no more than there are bytes.
+/// @return Errc::not_our_file to Errc::missing_section, Errc::too_short, Errc::too_long, Errc::wrong_vendor
+///         (the nested state is not of the header's vendor), or what NestedStateBuffer::parse() says;
+///         detail: offset in the file, for missing_section the type
+std::expected<ParsedFile, Error> parse_vcpu(std::span<const std::byte> bytes);
+
+/// Writes a file whole or not at all: under another name in the same folder, synced, then renamed. The file
+/// is its owner's alone (mode 0600): it holds what the guest holds. A failure leaves what `path` was before
+/// and nothing else behind; only if the very last step fails, syncing the folder, the new file is there.
+/// @return Errc::file_system with its errno, or what encode() says
+std::expected<void, Error> write_file(const char* path, const VcpuState& state,
+                                      std::span<const Section> callers = {});
+
+/// The bytes of a regular file of at most `limit` bytes.
+/// @return Errc::file_system with its errno; EFBIG where the file is larger, EINVAL where it is not regular
+std::expected<std::vector<std::byte>, Error> read_file(const char* path,
+                                                       std::size_t limit = std::size_t{1} << 32);
+
+} // namespace kvm

@@ -1,0 +1,39 @@
+// SPDX-License-Identifier: MIT
+//
+// VcpuState: everything of a vCPU that must travel with its nested state.
+module;
+#include <cstddef>
+#include <cstdint>
+#include <optional>
+#include <vector>
+export module kvm.vcpu:state;
+import kvm.nested;
+import :uapi;
+import :prepare;
+
+export namespace kvm {
+
+/// A whole vCPU as a value. WholeVcpu::save() makes it, WholeVcpu::restore() takes it, encode() and
+/// parse_vcpu() turn it into bytes and back. While L2 is active the registers here are L2's, and L1's are in
+/// `nested`.
+struct VcpuState {
+    VendorId vendor{};
+    Requirements requirements; ///< what the VM must have on; see Requirements
+    std::vector<uapi::CpuidEntry> cpuid;
+    std::vector<uapi::Msr> feature_msrs; ///< capabilities: what the vCPU's CPUID does not tell
+    std::vector<uapi::Msr> msrs;
+    std::uint32_t tsc_khz = 0; ///< 0: not known
+    uapi::Sregs2 sregs{};
+    uapi::Regs regs{};
+    std::vector<std::byte> xsave; ///< uapi::xsave_size bytes or more
+    uapi::Xcrs xcrs{};            ///< count 0 where the vCPU has no XSAVE
+    uapi::DebugRegs debugregs{};
+    uapi::VcpuEvents events{};
+    uapi::MpState mp_state{};
+    std::optional<uapi::Lapic> lapic; ///< none where the interrupt controller is not in the kernel
+    NestedStateBuffer nested;
+
+    bool operator==(const VcpuState&) const = default;
+};
+
+} // namespace kvm
