@@ -37,9 +37,7 @@ class NestedStateBuffer {
 
     /// What a vCPU of `vendor` holds that never used nesting, and what clears one that did.
     static constexpr NestedStateBuffer not_in_nested_operation(VendorId vendor) noexcept {
-        NestedStateBuffer buffer;
-        buffer.header_ = detail::outside_nested_operation(vendor);
-        return buffer;
+        return NestedStateBuffer{detail::outside_nested_operation(vendor)};
     }
 
     /// Every state of a known vendor is a state.
@@ -111,6 +109,7 @@ class NestedStateBuffer {
     /// Bytes of the state: 0 if the buffer is empty.
     inline std::size_t size() const noexcept { return bytes().size(); }
     constexpr const uapi::StateHeader& header() const& noexcept { return header_; }
+    const uapi::StateHeader& header() const&& = delete;
     /// What follows the header.
     inline std::span<const std::byte> data() const& noexcept {
         const auto all = bytes();
@@ -144,6 +143,8 @@ class NestedStateBuffer {
 
     /// No kernel's format. GET looks at `size` alone, so an empty buffer can be handed to it as it is.
     static constexpr std::uint16_t no_format = 0xffff;
+
+    explicit constexpr NestedStateBuffer(const uapi::StateHeader& header) noexcept : header_{header} {}
 
     inline void arm() noexcept { header_.size = Any::capacity; }
 

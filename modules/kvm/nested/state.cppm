@@ -120,18 +120,18 @@ class NestedState {
     static constexpr NestedState vmxon_only(std::uint64_t vmxon_pa) noexcept
         requires std::same_as<V, Vmx>
     {
-        NestedState state;
-        state.header_.vendor[0] = vmxon_pa;
-        return state;
+        auto header = detail::outside_nested_operation(V::id);
+        header.vendor[0] = vmxon_pa;
+        return NestedState{header};
     }
 
     /// Outside L2 with GIF clear, as CLGI leaves it. Linux up to 6.12 takes it only with EFER.SVME set.
     static constexpr NestedState gif_clear() noexcept
         requires std::same_as<V, Svm>
     {
-        NestedState state;
-        state.header_.flags = 0;
-        return state;
+        auto header = detail::outside_nested_operation(V::id);
+        header.flags = 0;
+        return NestedState{header};
     }
 
     /// Makes a state of exactly the bytes of one. Trusts nothing: whatever no vCPU can be in is refused with
@@ -166,6 +166,7 @@ class NestedState {
     std::span<const std::byte> bytes() const&& = delete;
 
     constexpr const uapi::StateHeader& header() const& noexcept { return header_; }
+    const uapi::StateHeader& header() const&& = delete;
     /// uapi::state_flag bits.
     constexpr std::uint16_t flags() const noexcept { return header_.flags; }
 
@@ -187,6 +188,9 @@ class NestedState {
     template <VendorOrAny, class>
     friend class Vcpu;
     friend class NestedStateBuffer;
+
+    // A copy of a state cannot be made at compile time, for want of a payload: builders return this as it is.
+    explicit constexpr NestedState(const uapi::StateHeader& header) noexcept : header_{header} {}
 
     inline void arm() noexcept { header_.size = V::capacity; }
     constexpr void clear() noexcept { header_ = detail::outside_nested_operation(V::id); }
