@@ -1,0 +1,278 @@
+// SPDX-License-Identifier: MIT
+//
+// The whole phase table, walked, against the kernel's rules written down a second time and in another form.
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <expected>
+#include <map>
+#include <span>
+#include <string_view>
+
+#include <doctest/doctest.h>
+
+import unit.support;
+
+namespace {
+
+using kvm::Errc;
+using kvm::Phase;
+using unit::none;
+
+/// The first of the kernel's rules that a VMX state breaks by itself; empty: the kernel would take it, the
+/// vCPU permitting. In the kernel's words and order (vmx_set_nested_state and its caller, Linux 6.1 to 7.3).
+std::string_view kernel_refuses(const kvm::VmxFacts& s) {
+    const bool guest_mode = s.flags & 0x1, run_pending = s.flags & 0x2, evmcs = s.flags & 0x4;
+    if (s.size < 128)
+        return "X3";
+    if (s.flags & ~0x010f)
+        return "X4";
+    if (run_pending && !guest_mode)
+        return "X5";
+    if (s.vmxon_pa == none) {
+        if (s.smm_flags)
+            return "V2";
+        if (s.vmcs12_pa != none)
+            return "V3";
+        if (s.flags & ~0x4)
+            return "V4";
+    }
+    if ((s.smm_flags & 0x1) && guest_mode)
+        return "V7";
+    if (s.smm_flags & ~0x3)
+        return "V8";
+    if (s.vmx_flags & ~0x1u)
+        return "V9";
+    if (s.smm_flags && (guest_mode || run_pending)) // the vCPU cannot be in SMM and outside of it
+        return "V10";
+    if ((s.smm_flags & 0x1) && !(s.smm_flags & 0x2))
+        return "V11";
+    if (s.vmxon_pa == none)
+        return ""; // V13
+    if (s.size < 128 + 998) {
+        if (guest_mode || evmcs || s.vmcs12_pa != none)
+            return "V15";
+        return "";
+    }
+    if (s.vmcs12_pa != none) {
+        if (s.vmcs12_pa == s.vmxon_pa || (s.vmcs12_pa & 0xfff))
+            return "V16";
+    } else if (!evmcs) {
+        return "V17";
+    }
+    if ((s.revision & 0x7fffffff) != 0x11e57ed0)
+        return "V19";
+    return "";
+}
+
+std::string_view kernel_refuses(const kvm::SvmFacts& s) {
+    if (s.size < 128)
+        return "X3";
+    if (s.flags & ~0x010f)
+        return "X4";
+    if ((s.flags & 0x2) && !(s.flags & 0x1))
+        return "X5";
+    if (s.flags & ~0x0103)
+        return "S2";
+    if ((s.flags & 0x1) && s.size < 4224)
+        return "S7";
+    return "";
+}
+
+Errc cause_of(std::string_view rule) {
+    static const std::map<std::string_view, Errc> causes{
+        {"X3", Errc::bad_size},
+        {"X4", Errc::unknown_flags},
+        {"X5", Errc::run_pending_outside_l2},
+        {"V2", Errc::smm_without_vmxon},
+        {"V3", Errc::vmcs12_without_vmxon},
+        {"V4", Errc::flags_without_vmxon},
+        {"V7", Errc::l2_active_in_smm},
+        {"V8", Errc::unknown_smm_flags},
+        {"V9", Errc::unknown_vmx_flags},
+        {"V10", Errc::l2_active_in_smm},
+        {"V11", Errc::smm_l2_without_smm_vmxon},
+        {"V15", Errc::payload_missing},
+        {"V16", Errc::bad_vmcs12_address},
+        {"V17", Errc::payload_without_vmcs12},
+        {"V19", Errc::bad_vmcs12_revision},
+        {"S2", Errc::flags_of_other_vendor},
+        {"S7", Errc::payload_missing},
+    };
+    return causes.at(rule);
+}
+
+/// What KVM_GET_NESTED_STATE means by it.
+Phase meaning(const kvm::VmxFacts& s) {
+    if (s.vmxon_pa == none)
+        return Phase::vmx_off;
+    const bool page = s.size > 128;
+    switch (s.smm_flags) {
+    case 0:
+        return s.flags & 1 ? Phase::vmx_l2_active : page ? Phase::vmx_current_vmcs : Phase::vmx_vmxon_only;
+    case 2:
+        return page ? Phase::vmx_smm_current_vmcs : Phase::vmx_smm_vmxon_only;
+    default:
+        return Phase::vmx_smm_interrupted_l2;
+    }
+}
+
+Phase meaning(const kvm::SvmFacts& s) {
+    return s.flags & 1 ? Phase::svm_l2_active
+                       : s.flags & 0x100 ? Phase::svm_outside_l2_gif_set : Phase::svm_outside_l2_gif_clear;
+}
+
+bool size_is_ours(const kvm::VmxFacts& s) { return s.size == 128 || s.size == 4224 || s.size == 8320; }
+bool size_is_ours(const kvm::SvmFacts& s) { return s.size == 128 || s.size == 4224; }
+
+/// An SMI that came from L2 leaves a vmcs12 behind; a state without one is taken by the kernel and made by none.
+bool lacks_interrupted_l2(const kvm::VmxFacts& s) { return (s.smm_flags & 1) && s.size == 128; }
+bool lacks_interrupted_l2(const kvm::SvmFacts&) { return false; }
+
+template <class Facts>
+std::expected<Phase, Errc> expected_of(const Facts& facts) {
+    if (!size_is_ours(facts))
+        return std::unexpected{Errc::bad_size};
+    if (const auto rule = kernel_refuses(facts); !rule.empty())
+        return std::unexpected{cause_of(rule)};
+    if (lacks_interrupted_l2(facts))
+        return std::unexpected{Errc::payload_missing};
+    return meaning(facts);
+}
+
+/// Compares without doctest's help: there are millions.
+struct Walk {
+    std::size_t states = 0, phases = 0;
+    std::map<Phase, std::size_t> seen;
+    std::map<Errc, std::size_t> refused;
+
+    template <class Facts>
+    void visit(const Facts& facts) {
+        ++states;
+        const auto got = kvm::phase_of(facts);
+        const auto want = expected_of(facts);
+        if (got)
+            ++seen[*got], ++phases;
+        else
+            ++refused[got.error().code];
+        const bool same = got ? want && *want == *got : !want && want.error() == got.error().code;
+        if (same)
+            return;
+        CAPTURE(facts.flags);
+        CAPTURE(facts.size);
+        if constexpr (requires { facts.vmxon_pa; }) {
+            CAPTURE(facts.vmxon_pa);
+            CAPTURE(facts.vmcs12_pa);
+            CAPTURE(facts.smm_flags);
+            CAPTURE(facts.vmx_flags);
+            CAPTURE(facts.revision);
+            REQUIRE_MESSAGE(same, "the table and the rules disagree");
+        }
+        REQUIRE_MESSAGE(same, "the table and the rules disagree");
+    }
+};
+
+constexpr std::array<std::uint32_t, 17> sizes = {0,    1,    127,  128,  129,  1125, 1126,       2112,      4223,
+                                                 4224, 4225, 5221, 5222, 8319, 8320, 8321, 0xffff'ffff};
+
+TEST_CASE("every VMX state has the phase or the refusal that the kernel's rules give it") {
+    Walk walk;
+    // The five flags in every combination, and each unknown one next to them.
+    for (unsigned known = 0; known < 32; ++known)
+        for (unsigned unknown = 0; unknown < 12; ++unknown) {
+            auto flags = static_cast<std::uint16_t>((known & 0xf) | (known & 0x10) << 4);
+            if (unknown != 0) {
+                if (known % 4 != 0)
+                    continue; // one unknown flag is enough to be refused
+                flags |= static_cast<std::uint16_t>(unknown < 5 ? 0x8 << unknown : 0x10 << unknown);
+            }
+            for (const std::uint64_t vmxon_pa : {none, std::uint64_t{0}, std::uint64_t{0x1000}, std::uint64_t{0x1008}})
+                for (const std::uint64_t vmcs12_pa :
+                     {none, std::uint64_t{0}, std::uint64_t{0x1000}, std::uint64_t{0x2000}, std::uint64_t{0x2001},
+                      std::uint64_t{0x1008}, std::uint64_t{0xffff'ffff'ffff'f000}})
+                    for (const unsigned smm_flags : {0u, 1u, 2u, 3u, 4u, 7u, 0x8000u, 0xffffu})
+                        for (const std::uint32_t vmx_flags : {0u, 1u, 2u, 0xffff'ffffu})
+                            for (const auto size : sizes)
+                                for (const std::uint32_t revision : {0x11e57ed0u, 0x91e57ed0u, 0x11e57ed1u})
+                                    walk.visit(kvm::VmxFacts{flags, vmxon_pa, vmcs12_pa, static_cast<std::uint16_t>(smm_flags), vmx_flags,
+                                                             size, revision});
+        }
+    // Every value of the flags at all.
+    for (unsigned flags = 0; flags <= 0xffff; ++flags)
+        for (const std::uint64_t vmcs12_pa : {none, std::uint64_t{0x2000}})
+            for (const std::uint64_t vmxon_pa : {none, std::uint64_t{0x1000}})
+                for (const std::uint32_t size : {128u, 4224u})
+                    walk.visit(kvm::VmxFacts{.flags = static_cast<std::uint16_t>(flags),
+                                             .vmxon_pa = vmxon_pa,
+                                             .vmcs12_pa = vmcs12_pa,
+                                             .size = size});
+    // Every value of the SMM flags.
+    for (unsigned smm_flags = 0; smm_flags <= 0xffff; ++smm_flags)
+        walk.visit(kvm::VmxFacts{.vmxon_pa = 0x1000, .smm_flags = static_cast<std::uint16_t>(smm_flags), .size = 128});
+
+    MESSAGE(walk.states, " states, ", walk.phases, " of them with a phase");
+    CHECK(walk.seen.size() == 7); // all phases of VMX were met
+    CHECK(walk.refused.size() == 14);
+    CHECK(walk.phases > 1000);
+}
+
+TEST_CASE("every SVM state has the phase or the refusal that the kernel's rules give it") {
+    Walk walk;
+    for (unsigned flags = 0; flags <= 0xffff; ++flags)
+        for (const auto size : sizes)
+            walk.visit(kvm::SvmFacts{static_cast<std::uint16_t>(flags), size});
+    CHECK(walk.seen.size() == 3);
+    CHECK(walk.refused.size() == 5);
+}
+
+TEST_CASE("a refusal points at the field that the rule is about") {
+    for (const auto& row : kvm::vmx_refusals) {
+        CAPTURE(row.rule);
+        CHECK(row.offset <= 128);
+        CHECK(row.offset % 2 == 0);
+        CHECK(row.cause != Errc{});
+    }
+    const auto detail = [](const kvm::VmxFacts& facts) { return kvm::phase_of(facts).error().detail; };
+    CHECK(detail({.size = 127}) == 4);
+    CHECK(detail({.flags = 0x10, .size = 128}) == 0);
+    CHECK(detail({.smm_flags = 1, .size = 128}) == 24);
+    CHECK(detail({.vmcs12_pa = 0x2000, .size = 128}) == 16);
+    CHECK(detail({.vmxon_pa = 0x1000, .vmx_flags = 2, .size = 128}) == 28);
+    CHECK(detail({.vmxon_pa = 0x1000, .vmcs12_pa = 0x2000, .size = 4224, .revision = 0}) == 128);
+}
+
+TEST_CASE("a canonical header keeps its phase, is canonical, and the kernel takes it") {
+    std::size_t headers = 0;
+    for (const bool vmx : {true, false})
+        for (unsigned flags = 0; flags < 0x110; ++flags)
+            for (const std::uint64_t first : {none, std::uint64_t{0x1000}})
+                for (const std::uint64_t second : {none, std::uint64_t{0x2000}})
+                    for (const std::uint64_t third : {0x0ull, 0x2ull, 0x3ull, 0x1'0000'0000ull, 0x1'dead'0002ull})
+                        for (const std::uint32_t size : {128u, 4224u, 8320u}) {
+                            kvm::uapi::StateHeader header{.flags = static_cast<std::uint16_t>(flags),
+                                                          .format = static_cast<std::uint16_t>(vmx ? 0 : 1),
+                                                          .size = size,
+                                                          .vendor = {first, second, third, 77, 88, 99}};
+                            const auto phase = kvm::phase_of(header, unit::revision);
+                            if (!phase)
+                                continue;
+                            ++headers;
+                            const auto once = kvm::canonical(header, *phase);
+                            REQUIRE(kvm::phase_of(once, unit::revision).value_or(Phase::none) == *phase);
+                            REQUIRE(kvm::canonical(once, *phase) == once);
+                            REQUIRE(once.size <= header.size);
+                            if (vmx)
+                                REQUIRE(kernel_refuses(kvm::vmx_facts(once, unit::revision)).empty());
+                            else
+                                REQUIRE(kernel_refuses(kvm::svm_facts(once)).empty());
+                        }
+    CHECK(headers > 100);
+}
+
+TEST_CASE("every phase has a name of its own within its vendor") {
+    for (int i = 0; i <= static_cast<int>(Phase::svm_l2_active); ++i)
+        CHECK(kvm::name(static_cast<Phase>(i)) != "?");
+    CHECK(kvm::name(static_cast<Phase>(200)) == "?");
+}
+
+} // namespace
