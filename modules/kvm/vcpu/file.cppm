@@ -56,23 +56,6 @@ export namespace kvm {
 /// Version of the file form that encode() writes, and the only one that parse_vcpu() reads.
 inline constexpr std::uint16_t file_version = 1;
 
-/// What a section holds. The numbers are the file's.
-enum class SectionType : std::uint32_t {
-    cpuid = 1,
-    feature_msrs,
-    msrs,
-    tsc_khz,
-    sregs2,
-    regs,
-    xsave,
-    xcrs,
-    debugregs,
-    vcpu_events,
-    mp_state,
-    lapic,
-    nested_state,
-};
-
 /// Set in the types of a caller's own sections.
 inline constexpr std::uint32_t callers_section = 0x8000'0000;
 

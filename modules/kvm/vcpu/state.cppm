@@ -36,4 +36,25 @@ struct VcpuState {
     bool operator==(const VcpuState&) const = default;
 };
 
+/// The groups of a VcpuState, by the numbers that the file form has for them.
+enum class SectionType : std::uint32_t {
+    cpuid = 1,
+    feature_msrs,
+    msrs,
+    tsc_khz,
+    sregs2,
+    regs,
+    xsave,
+    xcrs,
+    debugregs,
+    vcpu_events,
+    mp_state,
+    lapic,
+    nested_state,
+};
+
+/// The first group that no vCPU can have: more CPUID entries or MSRs than KVM takes, an XSAVE area that is
+/// missing or too large, more XCRs than there is room for, no nested state. None: all is well.
+std::optional<SectionType> malformed_group(const VcpuState& state) noexcept;
+
 } // namespace kvm

@@ -171,6 +171,7 @@ inline constexpr std::uint32_t unknown = 0;
 inline constexpr std::uint32_t fail_entry = 9;
 inline constexpr std::uint32_t intr = 10;
 inline constexpr std::uint32_t internal_error = 17;
+inline constexpr std::uint32_t dirty_ring_full = 31;
 inline constexpr std::uint32_t suberror_emulation = 1;
 } // namespace exit_reason
 

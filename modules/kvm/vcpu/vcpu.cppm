@@ -14,6 +14,7 @@ import :uapi;
 import :order;
 import :prepare;
 import :state;
+import :calls;
 
 export namespace kvm {
 
@@ -71,8 +72,8 @@ class WholeVcpu {
     /// @param run_page what the caller has mapped from `vcpu` (struct kvm_run)
     inline WholeVcpu(Host<Any> host, const Prepared& prepared, SystemFd system, VmFd vm, VcpuFd vcpu,
                      void* run_page, IoctlRef ioctl = system_call) noexcept
-        : host_{host}, requirements_{prepared.requirements()}, system_{system}, vm_{vm}, vcpu_{vcpu},
-          run_page_{static_cast<std::byte*>(run_page)}, ioctl_{ioctl} {}
+        : host_{host}, requirements_{prepared.requirements()},
+          calls_{system, vm, vcpu, static_cast<std::byte*>(run_page), ioctl} {}
 
     /// Reads everything. Completes the pending I/O first, which needs that the caller has handled the last
     /// exit (has provided the data of an IN, for example). The vCPU can go on running afterwards.
@@ -103,22 +104,21 @@ class WholeVcpu {
 
     /// KVM_RUN, and the verdict on the nested state that was set before. Until it says `ran`, a restore is
     /// provisional: KVM_SET_NESTED_STATE does not look at the pages behind the addresses. Each kernel says it
-    /// differently, see kernel-rules in the README.
+    /// differently, see the README.
     std::expected<FirstRun, Error> first_run() const;
 
     /// The nested state alone.
-    inline Vcpu<Any, IoctlRef> nested() const noexcept { return {host_, vcpu_, ioctl_}; }
+    inline Vcpu<Any, IoctlRef> nested() const noexcept { return {host_, calls_.vcpu, calls_.ioctl}; }
 
     inline const Requirements& requirements() const noexcept { return requirements_; }
 
   private:
+    std::expected<void, Error> check(const VcpuState& state) const;
+    std::expected<void, Error> put(Step step, const VcpuState& state, RestoreReport& report) const;
+
     Host<Any> host_;
     Requirements requirements_;
-    SystemFd system_;
-    VmFd vm_;
-    VcpuFd vcpu_;
-    std::byte* run_page_;
-    IoctlRef ioctl_;
+    detail::VcpuCalls calls_;
 };
 
 } // namespace kvm

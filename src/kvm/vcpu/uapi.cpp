@@ -104,6 +104,7 @@ static_assert(KVM_VCPUEVENT_VALID_TRIPLE_FAULT == event_flag::triple_fault);
 // Numbers.
 static_assert(KVM_EXIT_UNKNOWN == exit_reason::unknown && KVM_EXIT_FAIL_ENTRY == exit_reason::fail_entry
               && KVM_EXIT_INTR == exit_reason::intr && KVM_EXIT_INTERNAL_ERROR == exit_reason::internal_error
+              && KVM_EXIT_DIRTY_RING_FULL == exit_reason::dirty_ring_full
               && KVM_INTERNAL_ERROR_EMULATION == exit_reason::suberror_emulation);
 static_assert(KVM_CAP_HYPERV_ENLIGHTENED_VMCS == cap::enlightened_vmcs);
 static_assert(KVM_CAP_EXCEPTION_PAYLOAD == cap::exception_payload);

@@ -1,0 +1,166 @@
+// SPDX-License-Identifier: MIT
+module;
+#include <algorithm>
+#include <array>
+#include <cerrno>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <expected>
+#include <span>
+#include <utility>
+#include <vector>
+module kvm.vcpu;
+
+namespace kvm::detail {
+namespace {
+
+/// The kernel's argument of KVM_GET_MSRS and KVM_SET_MSRS. It takes less than 256 at once.
+struct MsrBlock {
+    static constexpr std::size_t capacity = 128;
+    std::uint32_t count;
+    std::uint32_t padding;
+    std::array<uapi::Msr, capacity> entries; // not initialised
+};
+
+/// The kernel's argument of KVM_GET_MSR_INDEX_LIST.
+struct MsrList {
+    std::uint32_t count;
+    std::array<std::uint32_t, uapi::msr_limit> indices; // not initialised
+};
+
+/// An answer that no kernel gives.
+std::unexpected<Error> absurd(Operation operation, std::uint64_t answer) {
+    return std::unexpected{Error{.code = Errc::unexpected, .operation = operation, .detail = answer}};
+}
+
+/// What `wanted` is the name of in classify(): the kind of descriptor an operation is made on.
+Error failed(const VcpuCalls& calls, Operation wanted, Operation operation, int fd, IoctlResult result) {
+    auto error =
+        classify(wanted, result.value, result.error_number, {.descriptor = descriptor_kind(calls.ioctl, fd)});
+    error.operation = operation;
+    return error;
+}
+
+} // namespace
+
+Error VcpuCalls::vcpu_failed(Operation operation, IoctlResult result) const {
+    return failed(*this, operation, operation, vcpu.number, result);
+}
+
+Error VcpuCalls::vm_failed(Operation operation, IoctlResult result) const {
+    return failed(*this, Operation::prepare, operation, vm.number, result);
+}
+
+Error VcpuCalls::system_failed(Operation operation, IoctlResult result) const {
+    return failed(*this, Operation::probe, operation, system.number, result);
+}
+
+std::expected<void, Error> VcpuCalls::call(Operation operation, unsigned long request, void* argument) const {
+    if (const auto result = ioctl(vcpu.number, request, argument); result.value != 0)
+        return std::unexpected(vcpu_failed(operation, result));
+    return {};
+}
+
+std::expected<std::size_t, Error> VcpuCalls::xsave_size() const {
+    const auto answer = ioctl.with_number(vm.number, uapi::request::check_extension, uapi::cap::xsave2);
+    if (answer.value < 0)
+        return std::unexpected(vm_failed(Operation::xsave, answer));
+    const auto size = static_cast<std::size_t>(answer.value);
+    if (size == 0) // a kernel without KVM_GET_XSAVE2
+        return uapi::xsave_size;
+    if (size < uapi::xsave_size || size > uapi::xsave_limit)
+        return absurd(Operation::xsave, size);
+    return size;
+}
+
+std::expected<std::vector<std::uint32_t>, Error> VcpuCalls::msr_list(unsigned long request) const {
+    MsrList list;
+    list.count = uapi::msr_limit;
+    const auto got = ioctl(system.number, request, &list);
+    if (list.count > list.indices.size()) // E2BIG, or nonsense
+        return absurd(Operation::msrs, list.count);
+    if (got.value != 0)
+        return std::unexpected(system_failed(Operation::msrs, got));
+    return std::vector(list.indices.begin(), list.indices.begin() + list.count);
+}
+
+// Both ioctls stop at the first MSR that the vCPU does not let them have, and answer how many they have done.
+
+std::expected<std::vector<uapi::Msr>, Error>
+VcpuCalls::read_msrs(std::span<const std::uint32_t> indices) const {
+    std::vector<uapi::Msr> result;
+    result.reserve(indices.size());
+    while (!indices.empty()) {
+        MsrBlock block;
+        const auto count = std::min(indices.size(), MsrBlock::capacity);
+        block.count = static_cast<std::uint32_t>(count);
+        block.padding = 0;
+        for (std::size_t i = 0; i < count; ++i)
+            block.entries[i] = {.index = indices[i], .reserved = 0, .value = 0};
+        const auto got = ioctl(vcpu.number, uapi::request::get_msrs, &block);
+        if (got.value < 0)
+            return std::unexpected(vcpu_failed(Operation::msrs, got));
+        const auto read = static_cast<std::size_t>(got.value);
+        if (read > count)
+            return absurd(Operation::msrs, read);
+        for (std::size_t i = 0; i < read; ++i)
+            result.push_back({.index = indices[i], .reserved = 0, .value = block.entries[i].value});
+        indices = indices.subspan(std::min(read + 1, count)); // without the one it stopped at
+    }
+    return result;
+}
+
+std::expected<std::vector<std::size_t>, Error> VcpuCalls::write_msrs(std::span<const uapi::Msr> msrs) const {
+    std::vector<std::size_t> refused;
+    for (std::size_t done = 0; done < msrs.size();) {
+        MsrBlock block;
+        const auto count = std::min(msrs.size() - done, MsrBlock::capacity);
+        block.count = static_cast<std::uint32_t>(count);
+        block.padding = 0;
+        std::ranges::copy(msrs.subspan(done, count), block.entries.begin());
+        const auto set = ioctl(vcpu.number, uapi::request::set_msrs, &block);
+        if (set.value < 0)
+            return std::unexpected(vcpu_failed(Operation::msrs, set));
+        const auto written = static_cast<std::size_t>(set.value);
+        if (written > count)
+            return absurd(Operation::msrs, written);
+        done += written;
+        if (written < count)
+            refused.push_back(done++);
+    }
+    return refused;
+}
+
+std::expected<void, Error> VcpuCalls::complete_io() const {
+    const auto before = immediate_exit();
+    immediate_exit(1);
+    const auto run = ioctl(vcpu.number, uapi::request::run);
+    immediate_exit(before);
+    if (run.value >= 0)
+        return std::unexpected(Error{.code = Errc::exit_pending,
+                                     .operation = Operation::complete_io,
+                                     .detail = run_word(uapi::run_page::exit_reason)});
+    if (run.error_number == EINTR || run.error_number == EAGAIN) // EAGAIN: waits for its SIPI
+        return {};
+    return std::unexpected(vcpu_failed(Operation::complete_io, run));
+}
+
+std::uint8_t VcpuCalls::immediate_exit() const noexcept {
+    return std::to_integer<std::uint8_t>(
+        *static_cast<const volatile std::byte*>(run_page + uapi::run_page::immediate_exit));
+}
+
+void VcpuCalls::immediate_exit(std::uint8_t value) const noexcept {
+    *static_cast<volatile std::byte*>(run_page + uapi::run_page::immediate_exit) = std::byte{value};
+}
+
+std::uint32_t VcpuCalls::run_word(std::size_t offset) const noexcept {
+    return *reinterpret_cast<const volatile std::uint32_t*>(run_page + offset);
+}
+
+void VcpuCalls::run_word(std::size_t offset, std::uint32_t value) const noexcept {
+    *reinterpret_cast<volatile std::uint32_t*>(run_page + offset) = value;
+}
+
+} // namespace kvm::detail
