@@ -36,7 +36,8 @@ namespace {
 /// The emulated one of the lab (QEMU 7.2, TCG) executes XSETBV without telling KVM, which then goes on
 /// loading the XCR0 it knows of.
 void choose_xcr0(const machine::Machine& machine, unsigned vcpu) {
-    for (const unsigned xcr0 : {XCR0_X87 | XCR0_SSE | XCR0_AVX, XCR0_X87 | XCR0_SSE}) {
+    constexpr std::uint64_t without_avx = XCR0_X87 | XCR0_SSE;
+    for (const std::uint64_t xcr0 : {without_avx | XCR0_AVX, without_avx}) {
         kvm_xcrs xcrs = {};
         xcrs.nr_xcrs = 1;
         xcrs.xcrs[0].value = xcr0;

@@ -1,56 +1,60 @@
 // SPDX-License-Identifier: MIT
 //
-// What the guest programs and the program that runs them must agree on: where things lie in guest physical memory, which
-// port means what, and which bit of the final report stands for which check.
+// What the guest programs and the program that runs them must agree on: where things lie in guest physical
+// memory, which port means what, and which bit of the final report stands for which check.
 //
-// This is the one place where these numbers are written. It is read by the assembler (after the C preprocessor) and by
-// C++, so it holds #defines of plain numbers and nothing else. C++ code uses the typed names in guests.hpp instead.
+// This is the one place where these numbers are written. It is read by the assembler (after the C
+// preprocessor) and by C++, so it holds #defines of plain numbers and nothing else. C++ code uses the typed
+// names in guests.hpp instead.
 #ifndef GUESTS_LAYOUT_H
 #define GUESTS_LAYOUT_H
 
-// Guest physical memory, below 128 KiB. The program running the guest writes L1's page tables (0x1000 to 0x3fff, see
-// machine.hpp), the parameters and the image; everything else starts as zero and is written by the guest.
+// Guest physical memory, below 128 KiB. The program running the guest writes L1's page tables (0x1000 to
+// 0x3fff, see machine.hpp), the parameters and the image; everything else starts as zero and is written by
+// the guest.
 
 #define GUEST_L1_PML4 0x1000     // L1's page tables: machine.hpp names and writes them
 #define GUEST_NESTED_PML4 0x4000 // N_CR3: how L1 maps L2's physical addresses, if nested paging is on
 #define GUEST_NESTED_PDPT 0x5000
 #define GUEST_NESTED_PD 0x6000
-#define GUEST_PARAMETERS 0x7000  // written by the program that runs the guest
-#define GUEST_IMAGE 0x8000       // the code of L1 and L2 with its tables; L1 starts at the first byte
+#define GUEST_PARAMETERS 0x7000 // written by the program that runs the guest
+#define GUEST_IMAGE 0x8000      // the code of L1 and L2 with its tables; L1 starts at the first byte
 #define GUEST_IMAGE_SIZE 0x2000
-#define GUEST_TSS 0xb000         // never used: no guest changes privilege level
-#define GUEST_VMCB12 0xc000      // the VMCB that L1 makes for L2
-#define GUEST_HSAVE 0xd000       // VM_HSAVE_PA: where VMRUN may keep L1's state
-#define GUEST_HOST_VMCB 0xe000   // VMSAVE area for the part of L1's state that VMRUN does not keep
-#define GUEST_L1_STACK 0x11000   // top; grows down
-#define GUEST_L2_STACK 0x13000   // top; grows down
-#define GUEST_DATA 0x13000       // counters and notes, DATA_* below
-#define GUEST_IOPM 0x14000       // I/O permission map, 3 pages: a set bit makes a port access an exit to L1
-#define GUEST_MSRPM 0x18000      // MSR permission map, 2 pages
-#define GUEST_L2_PML4 0x1a000    // L2's own page tables
+#define GUEST_TSS 0xb000       // never used: no guest changes privilege level
+#define GUEST_VMCB12 0xc000    // the VMCB that L1 makes for L2
+#define GUEST_HSAVE 0xd000     // VM_HSAVE_PA: where VMRUN may keep L1's state
+#define GUEST_HOST_VMCB 0xe000 // VMSAVE area for the part of L1's state that VMRUN does not keep
+#define GUEST_L1_STACK 0x11000 // top; grows down
+#define GUEST_L2_STACK 0x13000 // top; grows down
+#define GUEST_DATA 0x13000     // counters and notes, DATA_* below
+#define GUEST_IOPM 0x14000     // I/O permission map, 3 pages: a set bit makes a port access an exit to L1
+#define GUEST_MSRPM 0x18000    // MSR permission map, 2 pages
+#define GUEST_L2_PML4 0x1a000  // L2's own page tables
 #define GUEST_L2_PDPT 0x1b000
 #define GUEST_L2_PD 0x1c000
 
-// L2 sees all of this at its own address, and once more here: its page tables (and, with nested paging, the nested
-// tables) map the second 2 MiB onto guest physical 0. L1's do not, so an access here works in L2 only.
+// L2 sees all of this at its own address, and once more here: its page tables (and, with nested paging, the
+// nested tables) map the second 2 MiB onto guest physical 0. L1's do not, so an access here works in L2 only.
 #define GUEST_L2_ALIAS 0x200000
 
 // Parameters, relative to GUEST_PARAMETERS, 8 bytes each.
 #define PARAMETER_FLAGS 0x00
-#define PARAMETER_ROUNDS 0x08 // how often L2 goes round its loop (svm_stress: how often L1 runs L2); at least 1
+// Rounds: how often L2 goes round its loop; in svm_stress, how often L1 runs L2. At least 1.
+#define PARAMETER_ROUNDS 0x08
 
 #define PARAMETER_FLAG_NESTED_PAGING 0x1
 
 // The data page, relative to GUEST_DATA, 8 bytes each.
-#define DATA_L2_ROUNDS 0x00      // what L2 counted
-#define DATA_L2_STEPS 0x08       // single-step exceptions that L2 took
-#define DATA_L1_IOIO_EXITS 0x10  // L2's port accesses that came to L1
-#define DATA_FEATURES 0x18       // FEATURE_*
-#define DATA_CPUID_DIGEST 0x20   // of CPUID as L1 saw it at the start
-#define DATA_L2_CHECKS 0x28      // CHECK_L2_* that held
-#define DATA_L2_FS_WORD 0x30     // L2's FS base points at GUEST_DATA; it reads this through FS
-#define DATA_L1_ROUNDS 0x38      // svm_stress: how often L2 came back with VMMCALL
-#define DATA_L1_CR4 0x40         // what L1 had before the first VMRUN
+#define DATA_L2_ROUNDS 0x00     // what L2 counted
+#define DATA_L2_STEPS 0x08      // single-step exceptions that L2 took
+#define DATA_L1_IOIO_EXITS 0x10 // L2's port accesses that came to L1
+#define DATA_FEATURES 0x18      // FEATURE_*
+#define DATA_CPUID_DIGEST 0x20  // of CPUID as L1 saw it at the start
+#define DATA_L2_CHECKS 0x28     // CHECK_L2_* that held
+#define DATA_L2_FS_WORD 0x30    // L2's FS base points at GUEST_DATA; it reads this through FS
+#define DATA_L1_ROUNDS 0x38     // svm_stress: how often L2 came back with VMMCALL
+#define DATA_L1_CR4 0x40        // what L1 had before the first VMRUN
+#define DATA_L2_DR7 0x48        // in how many rounds L2 found its DR7 unchanged
 #define DATA_SCRATCH 0x100
 
 #define FEATURE_XSAVE 0x1
@@ -62,9 +66,9 @@
 #define XCR0_SSE 0x2
 #define XCR0_AVX 0x4
 
-// Ports, all written with OUT of 4 bytes (which is why an intercepted one must not lie less than 4 above another: the
-// permission map has a bit for each byte). None exists as a device: each write is an exit to the program running the
-// guest, except the one that L1 intercepts.
+// Ports, all written with OUT of 4 bytes (which is why an intercepted one must not lie less than 4 above
+// another: the permission map has a bit for each byte). None exists as a device: each write is an exit to the
+// program running the guest, except the one that L1 intercepts.
 #define PORT_PHASE 0x10       // svm_phases: a phase is reached, PHASE_*
 #define PORT_ROUNDS 0x20      // L1 at the end: how many rounds L2 made
 #define PORT_CHECKS 0x21      // L1 at the end: which checks held, CHECK_*
@@ -74,13 +78,13 @@
 #define PORT_INTERCEPTED 0x40 // L2 in each round: intercepted by L1, so user space must never see it
 
 // svm_phases: the values on PORT_PHASE, in the order in which they come.
-#define PHASE_SVM_OFF 1     // L1, EFER.SVME clear
-#define PHASE_SVM_ON 2      // L1, EFER.SVME set
-#define PHASE_GIF_CLEAR 3   // L1, after CLGI
-#define PHASE_GIF_SET 4     // L1, after STGI
-#define PHASE_L2 5          // L2
-#define PHASE_EXITED 6      // L1, after #VMEXIT, which leaves GIF clear
-#define PHASE_EXITED_GIF 7  // L1, after #VMEXIT and STGI
+#define PHASE_SVM_OFF 1    // L1, EFER.SVME clear
+#define PHASE_SVM_ON 2     // L1, EFER.SVME set
+#define PHASE_GIF_CLEAR 3  // L1, after CLGI
+#define PHASE_GIF_SET 4    // L1, after STGI
+#define PHASE_L2 5         // L2
+#define PHASE_EXITED 6     // L1, after #VMEXIT, which leaves GIF clear
+#define PHASE_EXITED_GIF 7 // L1, after #VMEXIT and STGI
 
 // svm_stress: how often L2 increments its counter between two VMMCALLs.
 #define STRESS_INCREMENTS 200
@@ -111,7 +115,7 @@
 #define CHECK_L1_TABLES 0x800000
 #define CHECK_L1_PAT 0x1000000
 #define CHECK_L1_HSAVE 0x2000000
-#define CHECK_L1_HOST_VMCB 0x4000000
+#define CHECK_L1_MSRS 0x4000000
 #define CHECK_L1_TSC 0x8000000
 #define CHECK_L1_IOIO 0x10000000
 #define CHECK_ALL 0x1ff7ffff

@@ -2,19 +2,19 @@
 //
 // svm_migrate: an L1 and an L2 that notice if anything of the vCPU got lost on the way.
 //
-// L1 gives itself and L2 known values in every register it can think of, then runs L2. L2 goes PARAMETER_ROUNDS times round
-// a loop and shows itself on PORT_PROGRESS each time: an exit to user space in the middle of L2, at which the program
-// running the guest can save the vCPU and go on with it elsewhere. In each round L2 also writes to a port that L1
-// intercepts. At the end L2 looks at its values, calls L1, L1 looks at its own, and reports on PORT_ROUNDS how far L2 counted
-// and on PORT_CHECKS which checks held (CHECK_*). Then HLT. guests.hpp tells what each bit proves.
+// L1 gives itself and L2 known values in every register it can think of, then runs L2. L2 goes PARAMETER_ROUNDS
+// times round a loop and shows itself on PORT_PROGRESS each time: an exit to user space in the middle of L2, at
+// which the program running the guest can save the vCPU and go on with it elsewhere. In each round L2 also writes to
+// a port that L1 intercepts. At the end L2 looks at its values and calls L1; L1 looks at its own, and reports on
+// PORT_ROUNDS how far L2 counted and on PORT_CHECKS which checks held (CHECK_*). Then HLT. guests.hpp tells what each
+// bit proves.
 
 #include "svm.inc"
 
 // The known values. Nothing about them matters but that no register has them by itself.
 #define L1_COOKIE 0x11c0011e11c0011e
 #define L1_PAT 0x0705040600070406      // unlike PAT_RESET in entries 4, 6 and 7, which nothing here uses
-#define L1_LSTAR 0x11c057a6
-#define L1_KERNEL_GS_BASE 0x11c065ba
+#define L1_MSR_PATTERN 0x1c00          // 16 bits: SYSENTER_CS holds no more
 #define TSC_AUX 0x11c0a0e5             // L1 and L2 have the same: SVM does not switch it
 #define TSC_START_BIT 40               // L1 sets its TSC to 1 << 40, days ahead of a fresh vCPU
 #define TSC_OFFSET_BIT 44              // and L2's runs 1 << 44 ahead of L1's, far beyond what the guest's life can add
@@ -29,8 +29,7 @@
 #define L2_MXCSR 0x5f80                // round up; all exceptions masked
 #define L2_DR_PATTERN 0x12c0d000       // DR0; DR1 to DR3 count up from it
 #define L2_DR7 0x000d0400              // a condition for breakpoint 0, which is not enabled
-#define L2_LSTAR 0x12c057a6
-#define L2_KERNEL_GS_BASE 0x12c065ba
+#define L2_MSR_PATTERN 0x2c00
 
 // If the last comparison said "equal", notes that `check` held. %r15d collects.
 .macro held_if_equal check
@@ -39,8 +38,8 @@
 .Lnot_held_\@:
 .endm
 
-// Applies a macro to each general register in which L2 keeps a known value, with a number to tell them apart. Left over are
-// %rax, %rcx, %rdx to work with, %rbp for the count, and %rsp.
+// Applies a macro to each general register in which L2 keeps a known value, with a number to tell them apart. Left
+// over are %rax, %rcx, %rdx to work with, %rbp for the count, and %rsp.
 .macro for_each_known_gpr action
     \action rbx, 1
     \action rsi, 2
@@ -53,6 +52,18 @@
     \action r13, 9
     \action r14, 10
     \action r15, 11
+.endm
+
+// Applies a macro to each MSR that VMLOAD and VMSAVE switch, with its offset in the VMCB and a number.
+.macro for_each_known_msr action
+    \action MSR_STAR, VMCB_STAR, 1
+    \action MSR_LSTAR, VMCB_LSTAR, 2
+    \action MSR_CSTAR, VMCB_CSTAR, 3
+    \action MSR_SFMASK, VMCB_SFMASK, 4
+    \action MSR_KERNEL_GS_BASE, VMCB_KERNEL_GS_BASE, 5
+    \action MSR_SYSENTER_CS, VMCB_SYSENTER_CS, 6
+    \action MSR_SYSENTER_ESP, VMCB_SYSENTER_ESP, 7
+    \action MSR_SYSENTER_EIP, VMCB_SYSENTER_EIP, 8
 .endm
 
 // A number made of what CPUID says about this vCPU, in %r14. Only leaves that do not change with the state of the vCPU.
@@ -70,9 +81,29 @@
     .endr
 .endm
 
+.macro write_l1_msr msr, offset, number
+    write_msr \msr, (L1_MSR_PATTERN + \number)
+.endm
+
+.macro check_l1_msr msr, offset, number
+    read_msr \msr
+    cmpq $(L1_MSR_PATTERN + \number), %rax
+    jne l1_msrs_checked
+.endm
+
+.macro check_l2_msr msr, offset, number
+    read_msr \msr
+    cmpq $(L2_MSR_PATTERN + \number), %rax
+    jne l2_msrs_checked
+.endm
+
+.macro vmcb_l2_msr msr, offset, number
+    vmcb_u64 \offset, (L2_MSR_PATTERN + \number)
+.endm
+
     image_begin svm_migrate
 
-// ================================================================================================================= L1
+// ======================================================================================================= L1
 
 // What this CPU has.
     movl $0x80000001, %eax
@@ -95,8 +126,7 @@
     lgdt gdt_pointer(%rip)
     lidt l1_idt_pointer(%rip)
     write_msr MSR_PAT, L1_PAT
-    write_msr MSR_LSTAR, L1_LSTAR
-    write_msr MSR_KERNEL_GS_BASE, L1_KERNEL_GS_BASE
+    for_each_known_msr write_l1_msr
     write_msr MSR_TSC, (1 << TSC_START_BIT)
     testl $FEATURE_TSC_AUX, GUEST_DATA + DATA_FEATURES
     jz 1f
@@ -191,13 +221,10 @@ not_ioio:
     cmpq $GUEST_HSAVE, %rax
     held_if_equal CHECK_L1_HSAVE
 
-    read_msr MSR_LSTAR
-    cmpq $L1_LSTAR, %rax
-    jne 1f
-    read_msr MSR_KERNEL_GS_BASE
-    cmpq $L1_KERNEL_GS_BASE, %rax
-    held_if_equal CHECK_L1_HOST_VMCB
-1:
+    for_each_known_msr check_l1_msr
+    orl $CHECK_L1_MSRS, %r15d
+l1_msrs_checked:
+
     call read_tsc
     shrq $TSC_OFFSET_BIT, %rcx
     jnz 1f
@@ -218,7 +245,7 @@ halted:
 unexpected:
     unexpected_exit
 
-// ================================================================================================================= L2
+// ======================================================================================================= L2
 
 .macro write_pattern register, number
     movabsq $(L2_GPR_PATTERN + \number), %\register
@@ -238,8 +265,6 @@ l2_entry:
     movl $(L2_DR_PATTERN + \n), %eax
     movq %rax, %dr\n
     .endr
-    movl $L2_DR7, %eax
-    movq %rax, %dr7
 
     fninit
     fldpi
@@ -259,9 +284,15 @@ l2_entry:
     for_each_known_gpr write_pattern
     xorl %ebp, %ebp             // rounds
 
-// One round. The OUT is single-stepped: it exits to user space, and only when user space has completed it is there a #DB for
-// L2. So whoever saves the vCPU at this exit, having completed the OUT, saves it with an exception pending.
+// One round. The OUT is single-stepped: it exits to user space, and only when user space has completed it is there
+// a #DB for L2. So whoever saves the vCPU at this exit, having completed the OUT, saves it with an exception pending.
+//
+// DR7 is written in each round and looked at right after that exit. It could not be trusted for longer: once L1 has
+// been in between, KVM_GET_DEBUGREGS says 0x400 until L2 writes DR7 again, though L2 itself still reads its own value
+// (seen on 6.1, 6.12 and 7; VMRUN does not copy DR7 from VMCB12 to where KVM_GET_DEBUGREGS looks).
 l2_round:
+    movl $L2_DR7, %eax
+    movq %rax, %dr7
     incq %rbp
     incq GUEST_L2_ALIAS + GUEST_DATA + DATA_L2_ROUNDS
     movl %ebp, %eax
@@ -270,11 +301,15 @@ l2_round:
     popfq                       // takes effect after the next instruction
     outl %eax, $PORT_PROGRESS
 l2_after_progress:
-    outl %eax, $PORT_INTERCEPTED
+    movq %dr7, %rcx
+    cmpq $L2_DR7, %rcx
+    jne 1f
+    incq GUEST_DATA + DATA_L2_DR7
+1:  outl %eax, $PORT_INTERCEPTED
     cmpq GUEST_PARAMETERS + PARAMETER_ROUNDS, %rbp
     jb l2_round
 
-// %r15 has a known value until the general registers are checked, so %edx collects up to there. Flags first.
+// %r15 has a known value until the general registers are checked: %edx collects up to there. Flags first.
     pushfq
     popq %rax
     andl $(RFLAGS_ID | RFLAGS_AC), %eax
@@ -360,20 +395,16 @@ l2_ymm_checked:
     .endr
     orl $CHECK_L2_DR0_3, %r15d
 1:
-    movq %dr7, %rax
-    cmpq $L2_DR7, %rax
+    cmpq %rbp, GUEST_DATA + DATA_L2_DR7
     held_if_equal CHECK_L2_DR7
 
     cmpq %rbp, GUEST_DATA + DATA_L2_STEPS
     held_if_equal CHECK_L2_STEPS
 
-    read_msr MSR_LSTAR
-    cmpq $L2_LSTAR, %rax
-    jne 1f
-    read_msr MSR_KERNEL_GS_BASE
-    cmpq $L2_KERNEL_GS_BASE, %rax
-    held_if_equal CHECK_L2_MSRS
-1:
+    for_each_known_msr check_l2_msr
+    orl $CHECK_L2_MSRS, %r15d
+l2_msrs_checked:
+
     testl $FEATURE_TSC_AUX, GUEST_DATA + DATA_FEATURES
     jz 1f
     read_msr MSR_TSC_AUX
@@ -397,8 +428,8 @@ l2_ymm_checked:
     vmmcall
 
 // #DB. Counts if it is what the OUT asked for, and stops the stepping. Where the exception got lost, TF did not, and
-// causes another one an instruction later: that does not count. What IRETQ will pop lies above the pushed %rax: RIP, CS,
-// RFLAGS, RSP, SS.
+// causes another one an instruction later: that does not count. What IRETQ will pop lies above the pushed %rax: RIP,
+// CS, RFLAGS, RSP, SS.
 l2_debug_exception:
     pushq %rax
     cmpq $GPA(l2_after_progress), 8(%rsp)
@@ -413,7 +444,7 @@ l2_debug_exception:
     popq %rax
     iretq
 
-// ========================================================================================================== L1 and L2
+// ================================================================================================ L1 and L2
 
 // The XCR0 that L1 chooses, in %eax: x87 and SSE, and AVX if there is any.
 expected_xcr0:
@@ -431,7 +462,7 @@ read_tsc:
     movq %rax, %rcx
     ret
 
-// ============================================================================================================= tables
+// =================================================================================================== tables
 
     .balign 16
 gdt:
@@ -458,15 +489,14 @@ l2_mxcsr:
     .balign 8
 vmcb_rows:
     vmcb_rows_common
-    vmcb_u64 VMCB_TSC_OFFSET, 1 << TSC_OFFSET_BIT
+    vmcb_u64 VMCB_TSC_OFFSET, (1 << TSC_OFFSET_BIT)
     vmcb_segment VMCB_FS, SELECTOR_DATA, ATTRIB_DATA, 0xffffffff, GUEST_DATA
-    vmcb_segment VMCB_GDTR, 0, 0, gdt_end - gdt - 1, GPA(gdt)
-    vmcb_segment VMCB_IDTR, 0, 0, l2_idt_end - l2_idt - 1, GPA(l2_idt)
+    vmcb_segment VMCB_GDTR, 0, 0, (gdt_end - gdt - 1), GPA(gdt)
+    vmcb_segment VMCB_IDTR, 0, 0, (l2_idt_end - l2_idt - 1), GPA(l2_idt)
     vmcb_u64 VMCB_CR0, L2_CR0
-    vmcb_u64 VMCB_RFLAGS, RFLAGS_FIXED | RFLAGS_AC
+    vmcb_u64 VMCB_RFLAGS, (RFLAGS_FIXED | RFLAGS_AC)
     vmcb_u64 VMCB_RIP, GPA(l2_entry)
-    vmcb_u64 VMCB_LSTAR, L2_LSTAR
-    vmcb_u64 VMCB_KERNEL_GS_BASE, L2_KERNEL_GS_BASE
+    for_each_known_msr vmcb_l2_msr
     vmcb_rows_end
 
     image_end svm_migrate

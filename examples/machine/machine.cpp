@@ -290,7 +290,9 @@ kvm_run& Machine::run_page(unsigned vcpu) const {
     return *reinterpret_cast<kvm_run*>(vcpus_[vcpu].run_page.data());
 }
 
-Exit Machine::last_exit(unsigned vcpu) const { return decode(run_page(vcpu)); }
+Exit Machine::last_exit(unsigned vcpu) const {
+    return decode(run_page(vcpu));
+}
 
 Result<void> Machine::load(std::uint64_t address, std::span<const std::byte> bytes) const {
     if (address > memory_.size() || bytes.size() > memory_.size() - address) {
