@@ -117,11 +117,10 @@ enum class Effect : std::uint8_t {
     /// GET afterwards does not tell. KVM_SET_NESTED_STATE only, and only where
     /// - GET fails as well, or
     /// - VMX: the vCPU is in VMX operation with the addresses that were to be set, L2 not active. KVM leaves
-    /// that
-    ///   behind after a late failure, and the vCPU may have been so before, or
+    ///   that behind after a late failure, and the vCPU may have been so before, or
+    /// - VMX: KVM was out of memory and the vCPU is outside VMX operation, where it may have been before, or
     /// - SVM: L2 is active with exactly the state that was to be set. The one late failure, an illegal CR3 of
-    /// the
-    ///   vCPU, leaves that behind, and the vCPU may have been so before.
+    ///   the vCPU, leaves that behind, and the vCPU may have been so before.
     undetermined,
 };
 

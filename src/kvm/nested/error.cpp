@@ -312,10 +312,13 @@ Effect effect_on_svm(const uapi::StateHeader& attempted, const uapi::StateHeader
 
 /// VMX tears the old state down after it has checked the header, and never leaves L2 active after a failure.
 Effect effect_on_vmx(const uapi::StateHeader& attempted, const uapi::StateHeader& found,
-                     int raw_result) noexcept {
-    if (raw_result > 0)
-        return Effect::nested_state_lost;
-    if (attempted.vendor[0] == uapi::no_address || found.vendor[0] != attempted.vendor[0])
+                     int error_number) noexcept {
+    if (attempted.vendor[0] == uapi::no_address)
+        return Effect::unchanged;
+    // Behind the teardown KVM allocates; without memory the vCPU stays outside VMX operation.
+    if (error_number == ENOMEM && found.vendor[0] == uapi::no_address)
+        return Effect::undetermined;
+    if (found.vendor[0] != attempted.vendor[0])
         return Effect::unchanged;
     if ((found.flags & uapi::state_flag::guest_mode) != 0)
         return Effect::unchanged;
@@ -327,6 +330,8 @@ Effect effect_on_vmx(const uapi::StateHeader& attempted, const uapi::StateHeader
 Effect effect_of(Operation operation, int raw_result, int error_number, const Context& context) noexcept {
     if (operation != Operation::set_nested_state)
         return Effect::unchanged;
+    if (raw_result > 0)
+        return Effect::nested_state_lost; // the teardown comes before the entry that failed
     if (raw_result < 0
         && (error_number == EBADF || error_number == ENOTTY || error_number == EIO || error_number == EINTR))
         return Effect::unchanged; // did not reach KVM's handler
@@ -337,10 +342,10 @@ Effect effect_of(Operation operation, int raw_result, int error_number, const Co
     const auto attempted = header_of(context.attempted);
     const auto found = header_of(context.found);
     if (!attempted || !found)
-        return raw_result > 0 ? Effect::nested_state_lost : Effect::undetermined;
+        return Effect::undetermined;
     if (found->format == Svm::format)
         return effect_on_svm(*attempted, *found, context, error_number);
-    return effect_on_vmx(*attempted, *found, raw_result);
+    return effect_on_vmx(*attempted, *found, error_number);
 }
 
 class Category final : public std::error_category {
@@ -420,13 +425,15 @@ Text<384> Error::message() const noexcept {
 }
 
 Error classify(Operation operation, int raw_result, int error_number, const Context& context) noexcept {
+    if (raw_result >= 0)
+        error_number = 0; // somebody else's
     return {.code = raw_result < 0 ? cause_of(operation, error_number, context)
                     : raw_result > 0 && operation == Operation::set_nested_state ? Errc::entry_failed
                                                                                  : Errc::unexpected,
             .operation = operation,
             .effect = effect_of(operation, raw_result, error_number, context),
             .raw_result = raw_result,
-            .error_number = raw_result < 0 ? error_number : 0};
+            .error_number = error_number};
 }
 
 const std::error_category& error_category() noexcept {
