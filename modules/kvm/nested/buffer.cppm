@@ -43,8 +43,8 @@ class NestedStateBuffer {
     /// Every state of a known vendor is a state.
     template <Vendor V>
     inline NestedStateBuffer(const NestedState<V>& state) noexcept {
-        const auto from = state.bytes();
-        std::memcpy(this, from.data(), from.size());
+        // The header is copied even where a seam answered with a size that is smaller.
+        std::memcpy(this, &state, std::max(state.bytes().size(), uapi::header_size));
     }
 
     /// The way back. Copies only what the state uses.
@@ -58,7 +58,8 @@ class NestedStateBuffer {
             result = std::unexpected(
                 Error{.code = Errc::wrong_vendor, .operation = Operation::narrow, .detail = 2});
         else
-            std::memcpy(static_cast<void*>(&*result), this, std::min(bytes().size(), V::capacity));
+            std::memcpy(static_cast<void*>(&*result), this,
+                        std::clamp(bytes().size(), uapi::header_size, V::capacity));
         return result;
     }
 

@@ -38,8 +38,8 @@ struct IgnoredBytes {
 /// did not run. Observed on Linux 6.1 to 7.3.
 std::span<const IgnoredBytes> ignored_bytes(VendorId vendor) noexcept;
 
-/// Offset of the first byte in which two states of equal length differ for a vCPU that holds them; none if
-/// they are equivalent. States of unequal length differ at the end of the shorter one.
+/// Offset of the first byte in which two states differ for a vCPU that holds them; none if they are
+/// equivalent. Where one ends before they differ, its length.
 std::optional<std::size_t> first_difference(std::span<const std::byte> a,
                                             std::span<const std::byte> b) noexcept;
 
@@ -170,7 +170,10 @@ class NestedState {
     /// uapi::state_flag bits.
     constexpr std::uint16_t flags() const noexcept { return header_.flags; }
 
-    inline Phase phase() const noexcept { return detail::phase_at(header_, V::capacity); }
+    /// Phase::unrecognised, too, where a seam answered with the other vendor's format.
+    inline Phase phase() const noexcept {
+        return header_.format == V::format ? detail::phase_at(header_, V::capacity) : Phase::unrecognised;
+    }
 
     /// Calls `visitor` with the view of this state's phase: a type of namespace vmx or svm, or Unrecognised.
     /// All its results must have one type. The view dies with the state.

@@ -76,7 +76,7 @@ std::unexpected<Error> refuse(Errc code, std::uint64_t offset) noexcept {
 struct Describe {
     Text<256>& text;
 
-    void address(std::string_view label, std::uint64_t value) const {
+    void number(std::string_view label, std::uint64_t value) const {
         text << ", " << label << " ";
         text.hexadecimal(value);
     }
@@ -86,11 +86,11 @@ struct Describe {
         text.hexadecimal(view.header().flags);
     }
     void operator()(const vmx::Off&) const {}
-    void operator()(const vmx::InVmxOperation& view) const { address("vmxon_pa", view.vmxon_pa()); }
+    void operator()(const vmx::InVmxOperation& view) const { number("vmxon_pa", view.vmxon_pa()); }
     void operator()(const vmx::WithVmcs12& view) const {
-        address("vmxon_pa", view.vmxon_pa());
+        number("vmxon_pa", view.vmxon_pa());
         if (const auto pa = view.vmcs12_pa())
-            address("vmcs12_pa", *pa);
+            number("vmcs12_pa", *pa);
         if (view.enlightened_vmcs())
             text << ", enlightened VMCS";
     }
@@ -102,19 +102,17 @@ struct Describe {
             text << ", run pending";
         if (view.mtf_pending())
             text << ", MTF pending";
-        if (const auto deadline = view.preemption_timer_deadline()) {
-            text << ", preemption timer deadline ";
-            text.decimal(static_cast<std::int64_t>(*deadline));
-        }
+        if (const auto deadline = view.preemption_timer_deadline())
+            number("preemption timer deadline", *deadline);
     }
     void operator()(const svm::WithGif&) const {}
     void operator()(const svm::L2Active& view) const {
-        address("vmcb12_pa", view.vmcb12_pa());
+        number("vmcb12_pa", view.vmcb12_pa());
         text << (view.gif() ? ", GIF set" : ", GIF clear");
         if (view.run_pending())
             text << ", run pending";
         if (view.gpat() != 0)
-            address("gpat", view.gpat());
+            number("gpat", view.gpat());
     }
 };
 
