@@ -1,0 +1,163 @@
+// SPDX-License-Identifier: MIT
+//
+// Everything of kvm.nested but error_category::message in a program in which the heap does not exist. No doctest: it
+// allocates.
+#include <cerrno>
+#include <cstddef>
+#include <cstdint>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <expected>
+#include <format>
+#include <iterator>
+#include <new>
+#include <optional>
+#include <span>
+#include <string_view>
+#include <system_error>
+
+import kvm.nested;
+
+// Every form of new ends in one of these.
+void* operator new(std::size_t) {
+    std::fputs("no_heap: operator new was called\n", stderr);
+    std::abort();
+}
+void* operator new(std::size_t, std::align_val_t) {
+    std::fputs("no_heap: operator new was called\n", stderr);
+    std::abort();
+}
+void operator delete(void*) noexcept {}
+void operator delete(void*, std::size_t) noexcept {}
+void operator delete(void*, std::align_val_t) noexcept {}
+void operator delete(void*, std::size_t, std::align_val_t) noexcept {}
+
+namespace {
+
+/// A kernel of either vendor that holds one state, and fails on demand.
+struct Kernel {
+    kvm::VendorId vendor;
+    kvm::IoctlResult get{0, 0}, set{0, 0};
+    alignas(8) std::byte held[8320]{};
+
+    explicit Kernel(kvm::VendorId id) : vendor{id} { hold(kvm::NestedStateBuffer::not_in_nested_operation(id)); }
+    void hold(const kvm::NestedStateBuffer& state) { std::memcpy(held, state.bytes().data(), state.size()); }
+
+    kvm::IoctlResult operator()(int, unsigned long request, void* argument) noexcept {
+        switch (request) {
+        case kvm::uapi::request::check_extension:
+            return {static_cast<int>(kvm::capacity(vendor)), 0};
+        case kvm::uapi::request::get_supported_cpuid: {
+            const std::uint32_t count = 2;
+            kvm::uapi::CpuidEntry entries[2]{};
+            entries[0].function = 1;
+            entries[0].ecx = vendor == kvm::VendorId::vmx ? 1u << 5 : 0;
+            entries[1].function = 0x80000001;
+            entries[1].ecx = vendor == kvm::VendorId::svm ? 1u << 2 : 0;
+            std::memcpy(argument, &count, sizeof count);
+            std::memcpy(static_cast<std::byte*>(argument) + 8, entries, sizeof entries);
+            return {0, 0};
+        }
+        case kvm::uapi::request::get_nested_state:
+            if (get.value == 0) {
+                std::uint32_t size = 0;
+                std::memcpy(&size, held + 4, sizeof size);
+                std::memcpy(argument, held, size);
+            }
+            return get;
+        case kvm::uapi::request::set_nested_state:
+            return set;
+        }
+        return {0, 0};
+    }
+};
+
+int failures = 0;
+void check(bool holds, int line) {
+    if (!holds) {
+        std::fprintf(stderr, "no_heap: line %d does not hold\n", line);
+        ++failures;
+    }
+}
+#define CHECK(...) check((__VA_ARGS__), __LINE__)
+
+/// A VMX or SVM state with L2 active, as bytes.
+struct L2 {
+    alignas(8) std::byte bytes[4224]{};
+    explicit L2(kvm::VendorId vendor) {
+        const bool vmx = vendor == kvm::VendorId::vmx;
+        const std::uint16_t words[] = {1, static_cast<std::uint16_t>(vmx ? 0 : 1)};
+        const std::uint32_t size = 4224, revision = kvm::uapi::vmcs12_revision;
+        const std::uint64_t addresses[] = {0x1000, vmx ? 0x2000ull : 0};
+        std::memcpy(bytes, words, sizeof words);
+        std::memcpy(bytes + 4, &size, sizeof size);
+        std::memcpy(bytes + 8, addresses, sizeof addresses);
+        std::memcpy(bytes + 128, &revision, sizeof revision);
+    }
+};
+
+void text(const auto& value) {
+    char line[512];
+    const auto end = std::format_to_n(line, sizeof line, "{}", value).out;
+    CHECK(end != line);
+}
+
+template <class V>
+void everything(kvm::VendorId vendor) {
+    Kernel kernel{vendor};
+    const auto host = kvm::Host<V>::probe(kvm::SystemFd{3}, kernel);
+    CHECK(host.has_value());
+    kvm::Vcpu vcpu{*host, kvm::VcpuFd{5}, kvm::IoctlRef{kernel}};
+    using State = typename decltype(vcpu)::State;
+
+    const L2 l2{vendor};
+    auto state = State::parse(l2.bytes);
+    CHECK(state.has_value());
+    CHECK(State::parse_prefix(l2.bytes).has_value());
+    CHECK(!State::parse(std::span{l2.bytes}.first(4000)).has_value());
+    CHECK(state->visit([](const auto& view) { return view.phase; }) == state->phase());
+    kernel.hold(*state);
+    CHECK(vcpu.nested_state().has_value());
+    CHECK(vcpu.nested_state(*state).has_value());
+    CHECK(vcpu.set_nested_state(*state).has_value());
+    CHECK(vcpu.verify_nested_state(*state).has_value());
+    CHECK(vcpu.clear_nested_state().has_value());
+    CHECK(equivalent(*state, *state) && *state == *state);
+    CHECK(!summary(*state).view().empty());
+    text(*state);
+    text(state->phase());
+
+    for (const int error_number : {EINVAL, ENOTTY, EBADF, EIO, EFAULT, ENOMEM, E2BIG, EPERM})
+        for (const bool get : {true, false}) {
+            kernel.get = get ? kvm::IoctlResult{-1, error_number} : kvm::IoctlResult{0, 0};
+            kernel.set = {-1, error_number};
+            const auto set = vcpu.set_nested_state(State{});
+            CHECK(!set.has_value());
+            text(set.error());
+            CHECK(vcpu.nested_state().has_value() != get);
+            const std::error_code code = set.error().code;
+            CHECK(code.default_error_condition().value() != 0);
+        }
+    kernel.set = {2, 0};
+    CHECK(!vcpu.clear_nested_state().has_value());
+}
+
+} // namespace
+
+int main() {
+    everything<kvm::Vmx>(kvm::VendorId::vmx);
+    everything<kvm::Svm>(kvm::VendorId::svm);
+    everything<kvm::Any>(kvm::VendorId::vmx);
+    everything<kvm::Any>(kvm::VendorId::svm);
+
+    const auto wide = kvm::NestedStateBuffer{kvm::NestedState<kvm::Svm>::gif_clear()};
+    CHECK(wide.to<kvm::Svm>().has_value() && !wide.to<kvm::Vmx>().has_value());
+    CHECK(kvm::NestedState<kvm::Vmx>::vmxon_only(0x1000).phase() == kvm::Phase::vmx_vmxon_only);
+    text(kvm::NestedStateBuffer{});
+    text(kvm::Errc::refused);
+    for (int code = 0; code < 256; ++code)
+        CHECK(!kvm::Error{.code = static_cast<kvm::Errc>(code), .operation = {}}.message().view().empty());
+    CHECK(!kvm::Host<kvm::Any>::probe(kvm::SystemFd{-1}).has_value());
+    return failures == 0 ? EXIT_SUCCESS : EXIT_FAILURE;
+}
