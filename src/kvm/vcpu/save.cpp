@@ -6,6 +6,7 @@ module;
 #include <cstdint>
 #include <expected>
 #include <optional>
+#include <span>
 #include <utility>
 #include <vector>
 module kvm.vcpu;
@@ -71,15 +72,21 @@ Result lapic(const Calls& calls, VcpuState& state) {
 }
 
 Result cpuid(const Calls& calls, VcpuState& state) {
+    // Linux 6.1 does not write the count back on success, so the entries that it leaves alone have to be told
+    // by what they were: no CPUID has this function.
+    constexpr std::uint32_t untouched = 0xffff'ffff;
     detail::CpuidBlock block;
     block.count = uapi::cpuid_limit;
     block.padding = 0;
+    for (auto& entry : block.entries)
+        entry.function = untouched;
     if (const auto got = calls.call(Operation::cpuid, uapi::request::get_cpuid2, &block); !got)
         return got;
     if (block.count > uapi::cpuid_limit)
         return std::unexpected(
             Error{.code = Errc::unexpected, .operation = Operation::cpuid, .detail = block.count});
-    state.cpuid.assign(block.entries.begin(), block.entries.begin() + block.count);
+    const auto given = std::span{block.entries}.first(block.count);
+    state.cpuid.assign(given.begin(), std::ranges::find(given, untouched, &uapi::CpuidEntry::function));
     return {};
 }
 
