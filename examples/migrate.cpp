@@ -6,10 +6,10 @@
 //     L1  a small hypervisor (guests/svm_migrate.S); it runs
 //     L2  its guest, which counts and reports each step to us
 //
-// A first process runs L1 until L2 has counted half way, saves the vCPU in the middle of L2 and the guest's memory
-// into a file, and ends. A second process has that file and nothing else. It makes a new virtual machine, restores,
-// and runs on. L2 must continue with the next number, return to L1, and L1 must find every register of its own and of
-// L2 as it was: it reports one bit for each, and all of them must be there.
+// A first process runs L1 until L2 has counted half way, saves the vCPU in the middle of L2 and the guest's
+// memory into a file, and ends. A second process has that file and nothing else. It makes a new virtual
+// machine, restores, and runs on. L2 must continue with the next number, return to L1, and L1 must find every
+// register of its own and of L2 as it was: it reports one bit for each, and all of them must be there.
 //
 //   migrate                    both, with a file that is removed afterwards
 //   migrate source FILE        only the first half
@@ -36,7 +36,7 @@ import kvm.vcpu;
 namespace {
 
 /// Where the guest's memory is in the file. Sections of this range belong to the VMM that writes the file.
-constexpr std::uint32_t memory_section = kvm::caller_section | 1;
+constexpr std::uint32_t memory_section = kvm::callers_section | 1;
 
 constexpr std::uint32_t rounds = 8;     ///< how far L2 counts
 constexpr std::uint32_t save_after = 4; ///< where it is interrupted
@@ -48,9 +48,18 @@ struct Failure {
 template <class T>
 using Result = std::expected<T, Failure>;
 
-Failure failure(const kvm::Error& error) { return {std::string{error.message().view()}}; }
-Failure failure(const machine::Failure& error) { return {error.message()}; }
-std::unexpected<Failure> fail(std::string text) { return std::unexpected(Failure{std::move(text)}); }
+Failure failure(const kvm::Error& error) {
+    return {std::string{error.message().view()}};
+}
+Failure failure(const machine::Failure& error) {
+    return {error.message()};
+}
+Failure failure(const Failure& error) {
+    return error;
+}
+std::unexpected<Failure> fail(std::string text) {
+    return std::unexpected(Failure{std::move(text)});
+}
 
 /// The value, or out of the enclosing function with the failure.
 #define TRY(NAME, EXPRESSION)                                                                                \
@@ -76,11 +85,13 @@ void tell(const kvm::NestedStateBuffer& nested) {
             say("  L2 is running; L1 gave VMRUN the vmcb12 at guest physical address {:#x}", l2.vmcb12_pa());
             say("  GIF is {}, VM entry is {}", l2.gif() ? "set" : "clear",
                 l2.run_pending() ? "accepted and still to be completed" : "completed");
-            say("  in it: L2's controls ({} bytes) and L1's registers, to which the next #VMEXIT returns ({} bytes)",
+            say("  in it: L2's controls ({} bytes) and L1's registers, to which the next #VMEXIT returns ({} "
+                "bytes)",
                 l2.control_area().size(), l2.l1_save_area().size());
         },
         [](const kvm::vmx::L2Active& l2) {
-            say("  L2 is running; vmxon_pa {:#x}, vmcs12_pa {:#x}", l2.vmxon_pa(), l2.vmcs12_pa().value_or(0));
+            say("  L2 is running; vmxon_pa {:#x}, vmcs12_pa {:#x}", l2.vmxon_pa(),
+                l2.vmcs12_pa().value_or(0));
         },
         [](const auto&) { say("  L2 is not running"); },
     });
@@ -97,8 +108,8 @@ Result<Kvm> prepare(const machine::Machine& vm, const kvm::Requirements& require
     TRY(prepared, kvm::prepare(kvm::SystemFd{vm.system_fd()}, kvm::VmFd{vm.vm_fd()}, requirements));
     utsname system{};
     uname(&system);
-    say("host: Linux {}, {}, nested states of up to {} bytes", system.release, kvm::name(host.vendor()),
-        kvm::capacity(host.vendor()));
+    say("host: Linux {}, {}, nested states of up to {} bytes", std::string_view{system.release},
+        kvm::name(host.vendor()), kvm::capacity(host.vendor()));
     return Kvm{host, prepared};
 }
 
@@ -116,8 +127,8 @@ const machine::PortOut* on_port(const machine::Exit& exit, std::uint16_t port) {
     return out != nullptr && out->port == port ? out : nullptr;
 }
 
-/// Tells L2's progress from `exit` on, until L2 has reported `last` or stops reporting. Answers the exit that it
-/// stopped at.
+/// Tells L2's progress from `exit` on, until L2 has reported `last` or stops reporting. Answers the exit that
+/// it stopped at.
 Result<machine::Exit> follow_l2(const machine::Machine& vm, machine::Exit exit, std::uint32_t last) {
     std::string counted;
     while (const auto* progress = on_port(exit, guests::port::progress)) {
@@ -146,7 +157,8 @@ Result<void> source(const char* path) {
     say("saving the vCPU in the middle of L2");
     TRY(state, whole_vcpu(vm, kvm).save());
     tell(state.nested);
-    say("around it: {} CPUID entries, {} feature MSRs, {} MSRs, {} bytes XSAVE, RIP {:#x} (L2's), CR3 {:#x} (L2's)",
+    say("around it: {} CPUID entries, {} feature MSRs, {} MSRs, {} bytes XSAVE, RIP {:#x} (L2's), CR3 {:#x} "
+        "(L2's)",
         state.cpuid.size(), state.feature_msrs.size(), state.msrs.size(), state.xsave.size(), state.regs.rip,
         state.sregs.cr3);
 
@@ -160,10 +172,10 @@ Result<void> destination(const char* path) {
     std::println("Destination (process {})", getpid());
     TRY(file, kvm::read_file(path));
     TRY(parsed, kvm::parse_vcpu(file));
-    const auto memory = std::ranges::find(parsed.callers, memory_section, &kvm::Section::type);
-    if (memory == parsed.callers.end())
+    const auto memory = std::ranges::find(parsed.sections, memory_section, &kvm::Section::type);
+    if (memory == parsed.sections.end())
         return fail("the file has no guest memory in it");
-    say("read {}: {} bytes, a {} vCPU", path, file.size(), kvm::name(parsed.state.vendor));
+    say("read {}: {} bytes, a vCPU of {}", path, file.size(), kvm::name(parsed.state.vendor));
 
     TRY(vm, machine::Machine::create({.memory_size = memory->bytes.size(), .supported_cpuid = false}));
     TRY(kvm, prepare(vm, parsed.state.requirements));
@@ -177,7 +189,9 @@ Result<void> destination(const char* path) {
     say(" {}", steps);
     TRY(report, vcpu.restore(parsed.state));
     for (const auto& msr : report.refused_msrs)
-        say("  KVM does not take MSR {:#x} back (harmless: this guest does not use it)", msr.index);
+        say("  KVM does not take MSR {:#x} back; it {}", msr.index,
+            msr.harmless() ? "has the same value anyway"
+                           : "keeps another value, which this guest does not use");
     TRY_VOID(vcpu.nested().verify_nested_state(parsed.state.nested));
     say("read back: the new vCPU holds an equivalent nested state");
 
