@@ -119,8 +119,10 @@ enum class Effect : std::uint8_t {
     /// - VMX: the vCPU is in VMX operation with the addresses that were to be set, L2 not active. KVM leaves
     ///   that behind after a late failure, and the vCPU may have been so before, or
     /// - VMX: KVM was out of memory and the vCPU is outside VMX operation, where it may have been before, or
-    /// - SVM: L2 is active with exactly the state that was to be set. The one late failure, an illegal CR3 of
-    ///   the vCPU, leaves that behind, and the vCPU may have been so before.
+    /// - SVM: L2 is active with the state that was to be set, but for bits that KVM rewrites. The one late
+    /// failure,
+    ///   an illegal CR3 of the vCPU, leaves that behind, and the vCPU may have been so before, or
+    /// - what was to be set is not known: classify() without it.
     undetermined,
 };
 

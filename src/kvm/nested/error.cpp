@@ -5,6 +5,7 @@ module;
 #include <cerrno>
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -290,24 +291,72 @@ std::optional<uapi::StateHeader> header_of(std::span<const std::byte> state) noe
     return std::bit_cast<uapi::StateHeader>(raw);
 }
 
+/// Bits of an SVM state that KVM drops, masks or forces while it takes the state in: GET showing other ones
+/// does not prove that it did not.
+struct RewrittenBits {
+    std::uint16_t offset; ///< in the state
+    std::uint64_t bits;
+};
+constexpr std::uint64_t all_bits = ~std::uint64_t{0};
+constexpr std::uint16_t in_vmcb(std::uint16_t offset) {
+    return static_cast<std::uint16_t>(uapi::header_size + offset);
+}
+constexpr std::array rewritten_on_svm = std::to_array<RewrittenBits>({
+    {0x000, 0xffff'ffff'0000'0000},          // size: slack behind the state is not kept
+    {in_vmcb(0x010), 0xffff'ffff'0000'60c0}, // intercepts of what CPUID lacks (7.x)
+    {in_vmcb(0x040), 0xfff},                 // IOPM: page offset
+    {in_vmcb(0x048), 0xfff},                 // MSRPM: page offset
+    {in_vmcb(0x058), 0xffff'ffff'0000'0000}, // TLB_CONTROL (7.x)
+    {in_vmcb(0x060), 0xffff'ff00'0000'0000}, // behind the vector of a virtual interrupt (7.x)
+    {in_vmcb(0x068), all_bits & ~1ull},      // behind the interrupt shadow (7.x)
+    {in_vmcb(0x090), all_bits},              // nested paging that CPUID lacks (7.x)
+    {in_vmcb(0x0a8), 0x7fff'f000},           // reserved bits of event injection (7.x)
+    {in_vmcb(0x0b8), all_bits},              // LBR virtualization, virtual VMLOAD and VMSAVE
+    {in_vmcb(0x4d0), 1u << 11},              // EFER.NXE, without nested paging on the host
+    {in_vmcb(0x558), 1u << 16},              // CR0.WP, likewise
+    {in_vmcb(0x570), 1u << 1},               // RFLAGS bit 1 is always set
+});
+
+/// Whether GET would show `found` after KVM had taken `attempted` in. Both have Svm::capacity bytes or more.
+bool taken_in_on_svm(std::span<const std::byte> attempted, std::span<const std::byte> found) noexcept {
+    std::array<std::byte, Svm::capacity> expected;
+    std::ranges::copy(attempted.first<Svm::capacity>(), expected.begin());
+    const auto expect = [&](std::size_t offset, std::uint64_t bits) {
+        std::uint64_t ours, theirs;
+        std::memcpy(&ours, expected.data() + offset, sizeof ours);
+        std::memcpy(&theirs, found.data() + offset, sizeof theirs);
+        ours = (ours & ~bits) | (theirs & bits);
+        std::memcpy(expected.data() + offset, &ours, sizeof ours);
+    };
+    for (const auto& [offset, bits] : rewritten_on_svm)
+        expect(offset, bits);
+    for (std::size_t reserved = 24; reserved < uapi::header_size; reserved += 8)
+        expect(reserved, all_bits);
+    if (header_of(found)->vendor[1] == 0)
+        expect(16, all_bits); // gpat, while L1 and L2 share one PAT
+    return !first_difference(expected, found.first<Svm::capacity>());
+}
+
 /// SVM checks everything before it changes anything, but for the vCPU's own CR3, which it loads last, with L2
 /// active.
-Effect effect_on_svm(const uapi::StateHeader& attempted, const uapi::StateHeader& found,
+Effect effect_on_svm(const std::optional<uapi::StateHeader>& attempted, const uapi::StateHeader& found,
                      const Context& context, int error_number) noexcept {
     const auto l2_active = [](const uapi::StateHeader& header) {
         return (header.flags & uapi::state_flag::guest_mode) != 0 && header.size >= Svm::capacity;
     };
-    if (error_number != EINVAL || !l2_active(attempted) || !l2_active(found))
+    if (error_number != EINVAL || !l2_active(found))
         return Effect::unchanged;
-    // Had it got as far as CR3, GET would now show what was attempted.
-    if (attempted.vendor[0] != found.vendor[0] || context.attempted.size() < Svm::capacity)
+    if (attempted && !l2_active(*attempted))
         return Effect::unchanged;
+    if (context.attempted.size() < Svm::capacity || context.found.size() < Svm::capacity)
+        return Effect::undetermined;
     // The upper halves of DR7 and DR6 are checked before CR3, and GET does not show them.
     for (const std::size_t debug_register : {0x564u, 0x56cu})
         if (std::ranges::any_of(context.attempted.subspan(uapi::header_size + debug_register, 4),
                                 [](std::byte b) { return b != std::byte{0}; }))
             return Effect::unchanged;
-    return first_difference(context.attempted, context.found) ? Effect::unchanged : Effect::undetermined;
+    // Had it got as far as CR3, GET would now show what was attempted.
+    return taken_in_on_svm(context.attempted, context.found) ? Effect::undetermined : Effect::unchanged;
 }
 
 /// VMX tears the old state down after it has checked the header, and never leaves L2 active after a failure.
@@ -341,10 +390,10 @@ Effect effect_of(Operation operation, int raw_result, int error_number, const Co
         return Effect::unchanged;
     const auto attempted = header_of(context.attempted);
     const auto found = header_of(context.found);
+    if (found && found->format == Svm::format)
+        return effect_on_svm(attempted, *found, context, error_number);
     if (!attempted || !found)
         return Effect::undetermined;
-    if (found->format == Svm::format)
-        return effect_on_svm(*attempted, *found, context, error_number);
     return effect_on_vmx(*attempted, *found, error_number);
 }
 
