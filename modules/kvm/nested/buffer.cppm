@@ -50,7 +50,7 @@ class NestedStateBuffer {
     /// The way back. Copies only what the state uses.
     /// @return Errc::no_state or Errc::wrong_vendor
     template <Vendor V>
-    inline std::expected<NestedState<V>, Error> to() const noexcept {
+    [[nodiscard]] inline std::expected<NestedState<V>, Error> to() const noexcept {
         std::expected<NestedState<V>, Error> result{std::in_place};
         if (is_empty())
             result = std::unexpected(Error{.code = Errc::no_state, .operation = Operation::narrow});
@@ -64,7 +64,8 @@ class NestedStateBuffer {
     }
 
     /// As NestedState::parse(), for either vendor: the format in the bytes decides.
-    static inline std::expected<NestedStateBuffer, Error> parse(std::span<const std::byte> bytes) noexcept {
+    [[nodiscard]] static inline std::expected<NestedStateBuffer, Error>
+    parse(std::span<const std::byte> bytes) noexcept {
         std::expected<NestedStateBuffer, Error> result{std::in_place};
         if (const auto consumed =
                 detail::parse(bytes, false, std::nullopt, result->header_, result->payload_);
@@ -74,7 +75,7 @@ class NestedStateBuffer {
     }
 
     /// As NestedState::parse_prefix().
-    static inline std::expected<Parsed<NestedStateBuffer>, Error>
+    [[nodiscard]] static inline std::expected<Parsed<NestedStateBuffer>, Error>
     parse_prefix(std::span<const std::byte> bytes) noexcept {
         std::expected<Parsed<NestedStateBuffer>, Error> result{std::in_place};
         const auto consumed =

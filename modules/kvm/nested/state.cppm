@@ -139,7 +139,8 @@ class NestedState {
     /// have equal bytes. The bytes need not be aligned.
     /// @return Errc::too_short to Errc::flags_of_other_vendor, or Errc::wrong_vendor; detail: offset of the
     /// field
-    static inline std::expected<NestedState, Error> parse(std::span<const std::byte> bytes) noexcept {
+    [[nodiscard]] static inline std::expected<NestedState, Error>
+    parse(std::span<const std::byte> bytes) noexcept {
         std::expected<NestedState, Error> result{std::in_place};
         if (const auto consumed = detail::parse(bytes, false, V::id, result->header_, result->payload_);
             !consumed)
@@ -149,7 +150,7 @@ class NestedState {
 
     /// The same where more bytes may follow, such as the slack of a fixed-size buffer. Also tells the bytes
     /// taken.
-    static inline std::expected<Parsed<NestedState>, Error>
+    [[nodiscard]] static inline std::expected<Parsed<NestedState>, Error>
     parse_prefix(std::span<const std::byte> bytes) noexcept {
         std::expected<Parsed<NestedState>, Error> result{std::in_place};
         const auto consumed =

@@ -73,7 +73,8 @@ class Host {
     /// @return Errc::not_supported to Errc::wrong_vendor, or what is wrong with the descriptor. Nesting off
     ///         (nested=0) shows as a missing CPUID bit up to Linux 6.12 and as capacity 0 on 7.x; both are
     ///         Errc::nesting_off.
-    static inline std::expected<Host, Error> probe(SystemFd system, IoctlRef ioctl = system_call) noexcept {
+    [[nodiscard]] static inline std::expected<Host, Error> probe(SystemFd system,
+                                                                 IoctlRef ioctl = system_call) noexcept {
         const auto found = detail::probe(ioctl, system.number);
         if (!found)
             return std::unexpected(found.error());
@@ -92,7 +93,8 @@ class Host {
 template <>
 class Host<Any> {
   public:
-    static inline std::expected<Host, Error> probe(SystemFd system, IoctlRef ioctl = system_call) noexcept {
+    [[nodiscard]] static inline std::expected<Host, Error> probe(SystemFd system,
+                                                                 IoctlRef ioctl = system_call) noexcept {
         const auto found = detail::probe(ioctl, system.number);
         if (!found)
             return std::unexpected(found.error());
@@ -132,7 +134,7 @@ class Vcpu {
     /// KVM_GET_NESTED_STATE. KVM may fetch what L1 wrote to a shadow or enlightened VMCS while it is at it; a
     /// pending KVM_EXIT_IO or KVM_EXIT_MMIO should be completed before (KVM_RUN with immediate_exit), else
     /// RIP is stale.
-    inline std::expected<State, Error> nested_state() const noexcept {
+    [[nodiscard]] inline std::expected<State, Error> nested_state() const noexcept {
         std::expected<State, Error> result{std::in_place, detail::Armed{}};
         if (const IoctlResult got = get(*result); got.value != 0) [[unlikely]]
             result = std::unexpected(detail::get_failed(seam(), fd_, got).error());
@@ -141,7 +143,7 @@ class Vcpu {
 
     /// The same into an object that the caller already has. After a failure it is not in nested operation (a
     /// NestedStateBuffer: empty), whatever it was before.
-    inline std::expected<void, Error> nested_state(State& into) const noexcept {
+    [[nodiscard]] inline std::expected<void, Error> nested_state(State& into) const noexcept {
         into.arm();
         if (const IoctlResult got = get(into); got.value != 0) [[unlikely]] {
             into.clear();
@@ -155,7 +157,7 @@ class Vcpu {
     /// @return Errc::refused for every check of the kernel's, Errc::entry_failed for a positive result; the
     /// effect
     ///         says what the vCPU holds now
-    inline std::expected<void, Error> set_nested_state(const State& state) const noexcept {
+    [[nodiscard]] inline std::expected<void, Error> set_nested_state(const State& state) const noexcept {
         if constexpr (std::same_as<V, Any>) {
             if (state.header_.format != format(host_.vendor())) [[unlikely]]
                 return std::unexpected(Error{.code = state.is_empty() ? Errc::no_state : Errc::wrong_vendor,
@@ -171,7 +173,7 @@ class Vcpu {
 
     /// Takes the vCPU out of nested operation: before a restore into a vCPU that is not fresh, and after
     /// Effect::nested_state_lost. SVM: GIF becomes set.
-    inline std::expected<void, Error> clear_nested_state() const noexcept {
+    [[nodiscard]] inline std::expected<void, Error> clear_nested_state() const noexcept {
         if constexpr (std::same_as<V, Any>)
             return set_nested_state(NestedStateBuffer::not_in_nested_operation(host_.vendor()));
         else
@@ -180,7 +182,8 @@ class Vcpu {
 
     /// Reads back and compares, see equivalent(). Says nothing about the pages that only KVM_RUN maps.
     /// @return Errc::not_equivalent; detail: offset of the first byte that differs
-    inline std::expected<void, Error> verify_nested_state(const State& expected) const noexcept {
+    [[nodiscard]] inline std::expected<void, Error>
+    verify_nested_state(const State& expected) const noexcept {
         State found{detail::Armed{}};
         if (const IoctlResult got = get(found); got.value != 0) [[unlikely]]
             return std::unexpected(detail::get_failed(seam(), fd_, got).error());

@@ -157,7 +157,14 @@ TEST_CASE("states are equivalent exactly if they differ in ignored bytes alone")
     for (const auto& sample : unit::samples()) {
         CAPTURE(sample.name);
         const auto ignored = kvm::ignored_bytes(sample.vendor);
+        const auto is_an_edge = [&](std::size_t i) {
+            return std::ranges::any_of(ignored, [i](const kvm::IgnoredBytes& range) {
+                return i == range.begin || i + 1 == range.begin || i == range.end || i + 1 == range.end;
+            });
+        };
         for (std::size_t i = 0; i < sample.bytes.size(); ++i) {
+            if (i > 128 && i % 16 != 0 && !is_an_edge(i))
+                continue;
             auto changed = sample.bytes;
             changed[i] ^= std::byte{0x80};
             const bool is_ignored = std::ranges::any_of(

@@ -1,0 +1,141 @@
+// SPDX-License-Identifier: MIT
+//
+// Each block is built twice: as it stands, in which case it must compile, and with the macro of its name, in which case
+// it must not, with the diagnostic that CMakeLists.txt names.
+#include <cstddef>
+#include <expected>
+#include <span>
+
+import kvm.nested;
+
+using kvm::Any;
+using kvm::Host;
+using kvm::NestedState;
+using kvm::NestedStateBuffer;
+using kvm::Svm;
+using kvm::Vcpu;
+using kvm::VcpuFd;
+using kvm::Vmx;
+
+void vcpu(Host<Svm> host, int fd) {
+#ifdef vcpu_without_host
+    Vcpu<Svm> made{VcpuFd{fd}};
+    static_cast<void>(host);
+#else
+    Vcpu made{host, VcpuFd{fd}};
+#endif
+    static_cast<void>(made);
+}
+
+std::expected<Host<Svm>, kvm::Error> host() {
+#ifdef host_made_up
+    return Host<Svm>{};
+#else
+    return Host<Svm>::probe(kvm::SystemFd{3});
+#endif
+}
+
+void descriptor(Host<Svm> host, int fd) {
+#ifdef vm_descriptor
+    Vcpu<Svm> made{host, kvm::VmFd{fd}};
+#else
+    Vcpu<Svm> made{host, VcpuFd{fd}};
+#endif
+    static_cast<void>(made);
+}
+
+void number(Host<Svm> host, int fd) {
+#ifdef bare_number
+    Vcpu<Svm> made{host, fd};
+#else
+    Vcpu<Svm> made{host, VcpuFd{fd}};
+#endif
+    static_cast<void>(made);
+}
+
+bool vendor(Vcpu<Svm> vcpu) {
+#ifdef other_vendors_state
+    return vcpu.set_nested_state(NestedState<Vmx>{}).has_value();
+#else
+    return vcpu.set_nested_state(NestedState<Svm>{}).has_value();
+#endif
+}
+
+auto gif() {
+#ifdef gif_clear_on_vmx
+    return NestedState<Vmx>::gif_clear();
+#else
+    return NestedState<Svm>::gif_clear();
+#endif
+}
+
+auto vmxon() {
+#ifdef vmxon_only_on_svm
+    return NestedState<Svm>::vmxon_only(0x1000);
+#else
+    return NestedState<Vmx>::vmxon_only(0x1000);
+#endif
+}
+
+std::size_t bytes(const NestedState<Svm>& state) {
+#ifdef bytes_of_a_temporary
+    return NestedState<Svm>{state}.bytes().size();
+#else
+    return state.bytes().size();
+#endif
+}
+
+void discard(Vcpu<Svm> vcpu, NestedState<Svm>& state) {
+#ifdef discarded_get
+    vcpu.nested_state(state);
+#elif defined(discarded_set)
+    vcpu.set_nested_state(state);
+#elif defined(discarded_parse)
+    NestedState<Svm>::parse({});
+#else
+    static_cast<void>(vcpu.nested_state(state));
+    static_cast<void>(vcpu.set_nested_state(state));
+    static_cast<void>(NestedState<Svm>::parse({}));
+#endif
+}
+
+auto accessor(const kvm::vmx::VmxonOnly& view) {
+#ifdef vmcs12_of_vmxon_only
+    return view.vmcs12_pa();
+#else
+    return view.vmxon_pa();
+#endif
+}
+
+auto narrowing(const NestedStateBuffer& buffer) {
+#ifdef implicit_narrowing
+    NestedState<Svm> state = buffer;
+    return state;
+#else
+    return buffer.to<Svm>();
+#endif
+}
+
+void unarmed() {
+#ifdef uninitialised_state
+    NestedState<Svm> state({});
+#else
+    NestedState<Svm> state{};
+#endif
+    static_cast<void>(state);
+}
+
+struct Throwing {
+    kvm::IoctlResult operator()(int, unsigned long, void*) const
+#ifndef throwing_seam
+        noexcept
+#endif
+    {
+        return {0, 0};
+    }
+};
+
+void seam(Host<Svm> host) {
+    Vcpu vcpu{host, VcpuFd{3}, Throwing{}};
+    static_cast<void>(vcpu);
+}
