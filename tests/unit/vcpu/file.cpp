@@ -1,0 +1,490 @@
+// SPDX-License-Identifier: MIT
+//
+// The file form, against an independent writer of headers and checksums.
+#include <algorithm>
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <expected>
+#include <optional>
+#include <span>
+#include <string_view>
+#include <vector>
+
+#include <doctest/doctest.h>
+
+import unit.vcpu.support;
+
+namespace {
+
+using kvm::Errc;
+using kvm::Operation;
+using kvm::ParsedFile;
+using kvm::Section;
+using kvm::SectionType;
+using kvm::VcpuState;
+using kvm::VendorId;
+using unit::Bytes;
+using unit::saved;
+
+constexpr std::size_t header_bytes = 64, section_bytes = 24;
+
+/// CRC-32 bit by bit, so that the checksum in the file is the well-known one.
+std::uint32_t crc(std::span<const std::byte> bytes) {
+    std::uint32_t value = ~0u;
+    for (const auto byte : bytes) {
+        value ^= std::to_integer<std::uint32_t>(byte);
+        for (int i = 0; i < 8; ++i)
+            value = (value >> 1) ^ ((value & 1) != 0 ? 0xedb88320u : 0u);
+    }
+    return ~value;
+}
+
+template <class T>
+T get(const Bytes& bytes, std::size_t offset) {
+    T value;
+    std::memcpy(&value, bytes.data() + offset, sizeof value);
+    return value;
+}
+template <class T>
+void put(Bytes& bytes, std::size_t offset, T value) {
+    std::memcpy(bytes.data() + offset, &value, sizeof value);
+}
+
+Bytes encoded(const VcpuState& state, std::span<const Section> callers = {}) {
+    Bytes bytes;
+    const auto append = [&](std::span<const std::byte> piece) -> std::expected<void, kvm::Error> {
+        bytes.insert(bytes.end(), piece.begin(), piece.end());
+        return {};
+    };
+    REQUIRE(kvm::encode(state, append, callers).has_value());
+    return bytes;
+}
+
+/// Makes length, count and checksum of the header fit.
+void seal(Bytes& file, int more_sections = 0) {
+    put(file, 16, std::uint64_t{file.size()});
+    put(file, 24, get<std::uint32_t>(file, 24) + static_cast<std::uint32_t>(more_sections));
+    put(file, 60, crc(std::span{file}.first(60)));
+}
+
+/// Offsets of the sections.
+std::vector<std::size_t> sections_of(const Bytes& file) {
+    std::vector<std::size_t> result;
+    for (std::size_t at = header_bytes; at < file.size();
+         at += section_bytes + (get<std::uint64_t>(file, at + 8) + 7) / 8 * 8)
+        result.push_back(at);
+    return result;
+}
+
+std::size_t find(const Bytes& file, SectionType type) {
+    for (const auto at : sections_of(file))
+        if (get<std::uint32_t>(file, at) == static_cast<std::uint32_t>(type))
+            return at;
+    FAIL("no such section");
+    return 0;
+}
+
+void seal_section(Bytes& file, std::size_t at) {
+    const auto size = static_cast<std::size_t>(get<std::uint64_t>(file, at + 8));
+    put(file, at + 16, crc(std::span{file}.subspan(at + section_bytes, size)));
+    put(file, at + 20, crc(std::span{file}.subspan(at, 20)));
+}
+
+Bytes section(std::uint32_t type, std::uint32_t flags, std::size_t size) {
+    Bytes result(section_bytes + (size + 7) / 8 * 8);
+    put(result, 0, type);
+    put(result, 4, flags);
+    put(result, 8, std::uint64_t{size});
+    for (std::size_t i = 0; i < size; ++i)
+        result[section_bytes + i] = std::byte{0x77};
+    seal_section(result, 0);
+    return result;
+}
+
+Bytes with(const Bytes& file, const Bytes& more) {
+    auto result = file;
+    result.insert(result.end(), more.begin(), more.end());
+    seal(result, 1);
+    return result;
+}
+
+Bytes without(const Bytes& file, SectionType type) {
+    auto result = file;
+    const auto at = find(file, type);
+    const auto size = section_bytes + (get<std::uint64_t>(file, at + 8) + 7) / 8 * 8;
+    result.erase(result.begin() + static_cast<std::ptrdiff_t>(at),
+                 result.begin() + static_cast<std::ptrdiff_t>(at + size));
+    seal(result, -1);
+    return result;
+}
+
+/// Puts another payload into a section.
+Bytes resized(const Bytes& file, SectionType type, std::size_t size) {
+    auto result = file;
+    const auto at = find(file, type);
+    const auto old = (get<std::uint64_t>(file, at + 8) + 7) / 8 * 8;
+    result.erase(result.begin() + static_cast<std::ptrdiff_t>(at),
+                 result.begin() + static_cast<std::ptrdiff_t>(at + section_bytes + old));
+    const auto more = section(static_cast<std::uint32_t>(type), 1, size);
+    result.insert(result.begin() + static_cast<std::ptrdiff_t>(at), more.begin(), more.end());
+    seal(result);
+    return result;
+}
+
+kvm::Error refused(const Bytes& file) {
+    const auto parsed = kvm::parse_vcpu(file);
+    REQUIRE_FALSE(parsed.has_value());
+    return parsed.error();
+}
+
+TEST_CASE("what is written is what is read") {
+    using Change = void (*)(VcpuState&);
+    const Change changes[] = {
+        [](VcpuState&) {},
+        [](VcpuState& state) { state.lapic.reset(); },
+        [](VcpuState& state) {
+            state.requirements = {.exception_payload = false,
+                                  .triple_fault_event = false,
+                                  .disabled_quirks = 0xfedcba9876543210,
+                                  .enlightened_vmcs = true};
+        },
+        [](VcpuState& state) {
+            state.cpuid.clear();
+            state.feature_msrs.clear();
+            state.msrs.clear();
+        },
+        [](VcpuState& state) { state.xsave.resize(4099); },
+        [](VcpuState& state) {
+            state.nested = kvm::NestedStateBuffer::not_in_nested_operation(state.vendor);
+        },
+    };
+    for (const auto vendor : {VendorId::vmx, VendorId::svm})
+        for (const auto change : changes) {
+            auto state = saved(vendor);
+            change(state);
+            const auto file = encoded(state);
+            CHECK(get<std::uint64_t>(file, 16) == file.size());
+            const auto parsed = kvm::parse_vcpu(file);
+            REQUIRE(parsed.has_value());
+            CHECK(parsed->state == state);
+            CHECK(parsed->sections.empty());
+            CHECK(encoded(parsed->state) == file);
+        }
+}
+
+TEST_CASE("the file is laid out as documented") {
+    auto state = saved(VendorId::svm);
+    state.requirements = {.disabled_quirks = 0x800, .enlightened_vmcs = true};
+    const auto file = encoded(state);
+    CHECK(std::memcmp(file.data(), "\x8fKVCPU\r\n", 8) == 0);
+    CHECK(get<std::uint16_t>(file, 8) == 1);
+    CHECK(get<std::uint16_t>(file, 10) == 64);
+    CHECK(get<std::uint32_t>(file, 12) == 1);
+    CHECK(get<std::uint32_t>(file, 24) == 13);
+    CHECK(get<std::uint32_t>(file, 28) == 7);
+    CHECK(get<std::uint64_t>(file, 32) == 0x800);
+    CHECK(get<std::uint32_t>(file, 60) == crc(std::span{file}.first(60)));
+    const auto sections = sections_of(file);
+    REQUIRE(sections.size() == 13);
+    for (std::uint32_t i = 0; i < 13; ++i) {
+        const auto at = sections[i];
+        CHECK(get<std::uint32_t>(file, at) == i + 1);
+        CHECK(get<std::uint32_t>(file, at + 4) == 1);
+        const auto size = static_cast<std::size_t>(get<std::uint64_t>(file, at + 8));
+        CHECK(get<std::uint32_t>(file, at + 16) == crc(std::span{file}.subspan(at + 24, size)));
+        CHECK(get<std::uint32_t>(file, at + 20) == crc(std::span{file}.subspan(at, 20)));
+    }
+    const auto regs = find(file, SectionType::regs);
+    CHECK(get<std::uint64_t>(file, regs + 8) == 144);
+    CHECK(get<std::uint64_t>(file, regs + 24 + 128) == state.regs.rip);
+    const auto tsc = find(file, SectionType::tsc_khz);
+    CHECK(get<std::uint64_t>(file, tsc + 8) == 4);
+    CHECK(get<std::uint32_t>(file, tsc + 24) == state.tsc_khz);
+}
+
+TEST_CASE("a file that is cut anywhere is refused, and so is one with something behind it") {
+    const auto file = encoded(saved());
+    for (std::size_t size = 0; size < file.size(); ++size) {
+        const auto parsed = kvm::parse_vcpu(std::span{file}.first(size));
+        if (parsed || parsed.error().code != Errc::too_short || parsed.error().detail != size)
+            FAIL("cut at ", size);
+    }
+    auto longer = file;
+    longer.push_back(std::byte{0});
+    CHECK(refused(longer).code == Errc::too_long);
+    CHECK(refused(longer).detail == file.size());
+}
+
+TEST_CASE("a cut file is refused even if its header has been mended") {
+    const auto file = encoded(saved());
+    for (std::size_t size = header_bytes; size < file.size(); ++size) {
+        Bytes cut(file.begin(), file.begin() + static_cast<std::ptrdiff_t>(size));
+        seal(cut);
+        if (kvm::parse_vcpu(cut))
+            FAIL("cut at ", size);
+    }
+}
+
+TEST_CASE("no flipped bit goes unseen") {
+    const std::array<std::byte, 5> memory{std::byte{1}, std::byte{2}};
+    const std::array callers{Section{0x8000'0001, memory}};
+    auto file = encoded(saved(), callers);
+    for (std::size_t bit = 0; bit < file.size() * 8; ++bit) {
+        const auto mask = std::byte{1} << static_cast<int>(bit % 8);
+        file[bit / 8] ^= mask;
+        if (kvm::parse_vcpu(file))
+            FAIL("bit ", bit % 8, " of byte ", bit / 8);
+        file[bit / 8] ^= mask;
+    }
+    CHECK(kvm::parse_vcpu(file).has_value());
+}
+
+TEST_CASE("a damaged section is located") {
+    auto file = encoded(saved());
+    const auto at = find(file, SectionType::sregs2);
+    file[at + section_bytes + 17] ^= std::byte{0x10};
+    CHECK(refused(file).code == Errc::damaged_file);
+    CHECK(refused(file).operation == Operation::file);
+    CHECK(refused(file).detail == at + 16);
+}
+
+TEST_CASE("something else is not taken for a file of ours") {
+    CHECK(refused(Bytes(100)).code == Errc::not_our_file);
+    CHECK(refused({}).code == Errc::too_short);
+    auto file = encoded(saved());
+    file.erase(file.begin() + 6); // as a transfer in text mode does
+    CHECK(refused(file).code == Errc::not_our_file);
+}
+
+TEST_CASE("another version is named as such") {
+    for (const auto version : std::to_array<std::uint16_t>({0, 2, 0xffff})) {
+        auto file = encoded(saved());
+        put(file, 8, version);
+        CHECK(refused(file).code == Errc::unknown_file_version);
+        seal(file);
+        CHECK(refused(file).code == Errc::unknown_file_version);
+        CHECK(refused(file).detail == 8);
+    }
+}
+
+TEST_CASE("a header that no writer makes is refused") {
+    const auto spoilt = [](std::size_t offset, auto value) {
+        auto file = encoded(saved());
+        put(file, offset, value);
+        put(file, 60, crc(std::span{file}.first(60)));
+        return refused(file);
+    };
+    CHECK(spoilt(10, std::uint16_t{72}).detail == 10);
+    CHECK(spoilt(12, std::uint32_t{2}).detail == 12);
+    CHECK(spoilt(28, std::uint32_t{8}).detail == 28);
+    CHECK(spoilt(40, std::uint32_t{1}).detail == 40);
+    CHECK(spoilt(56, std::uint32_t{1}).detail == 40);
+    CHECK(spoilt(12, std::uint32_t{2}).code == Errc::malformed_section);
+    CHECK(spoilt(16, ~std::uint64_t{0}).code == Errc::too_short);
+    CHECK(spoilt(16, std::uint64_t{0}).code == Errc::too_long);
+    CHECK(spoilt(24, std::uint32_t{14}).code == Errc::malformed_section);
+    CHECK(spoilt(24, ~std::uint32_t{0}).code == Errc::malformed_section);
+    CHECK(spoilt(24, std::uint32_t{12}).code == Errc::malformed_section);
+}
+
+TEST_CASE("an unknown section is skipped if it is optional, and refused if it is not") {
+    const auto state = saved();
+    const auto file = encoded(state);
+    for (const std::uint32_t type : {0u, 14u, 0x7fffffffu}) {
+        const auto optional = kvm::parse_vcpu(with(file, section(type, 0, 5)));
+        REQUIRE(optional.has_value());
+        CHECK(optional->state == state);
+        CHECK(optional->sections.empty());
+        const auto error = refused(with(file, section(type, 1, 5)));
+        CHECK(error.code == Errc::unknown_mandatory_section);
+        CHECK(error.detail == file.size());
+    }
+    CHECK(refused(with(file, section(14, 2, 5))).code == Errc::malformed_section);
+}
+
+TEST_CASE("a section that is there twice is refused") {
+    const auto file = encoded(saved());
+    for (const auto at : sections_of(file)) {
+        Bytes again(file.begin() + static_cast<std::ptrdiff_t>(at), file.end());
+        again.resize(section_bytes + (get<std::uint64_t>(file, at + 8) + 7) / 8 * 8);
+        const auto error = refused(with(file, again));
+        CHECK(error.code == Errc::repeated_section);
+        CHECK(error.detail == file.size());
+    }
+}
+
+TEST_CASE("a section that is missing is named, and only the APIC may be") {
+    const auto state = saved();
+    const auto file = encoded(state);
+    for (std::uint32_t type = 1; type <= 13; ++type) {
+        const auto shorter = without(file, static_cast<SectionType>(type));
+        if (static_cast<SectionType>(type) == SectionType::lapic) {
+            auto expected = state;
+            expected.lapic.reset();
+            const auto parsed = kvm::parse_vcpu(shorter);
+            REQUIRE(parsed.has_value());
+            CHECK(parsed->state == expected);
+        } else {
+            CHECK(refused(shorter).code == Errc::missing_section);
+            CHECK(refused(shorter).detail == type);
+        }
+    }
+}
+
+TEST_CASE("a section of the wrong size is refused at its offset") {
+    const auto file = encoded(saved());
+    const std::pair<SectionType, std::vector<std::size_t>> rows[] = {
+        {SectionType::cpuid, {1, 39, 41, 257 * 40}}, {SectionType::feature_msrs, {1, 15, 17, 4097 * 16}},
+        {SectionType::msrs, {1, 15, 17, 4097 * 16}}, {SectionType::tsc_khz, {0, 3, 5, 8}},
+        {SectionType::sregs2, {0, 319, 321}},        {SectionType::regs, {0, 143, 145}},
+        {SectionType::xsave, {0, 4095, 65537}},      {SectionType::xcrs, {0, 391, 393}},
+        {SectionType::debugregs, {0, 127, 129}},     {SectionType::vcpu_events, {0, 63, 65}},
+        {SectionType::mp_state, {0, 3, 5}},          {SectionType::lapic, {0, 1023, 1025}},
+    };
+    for (const auto& [type, sizes] : rows)
+        for (const auto size : sizes) {
+            CAPTURE(static_cast<unsigned>(type));
+            CAPTURE(size);
+            const auto error = refused(resized(file, type, size));
+            CHECK(error.code == Errc::malformed_section);
+            CHECK(error.detail == find(file, type));
+        }
+}
+
+TEST_CASE("a length that reaches beyond the file is refused before anything is read there") {
+    for (const std::uint64_t size :
+         {std::uint64_t{1} << 20, std::uint64_t{1} << 40, ~std::uint64_t{0}, ~std::uint64_t{0} - 6}) {
+        auto file = encoded(saved());
+        const auto at = find(file, SectionType::nested_state);
+        put(file, at + 8, size);
+        put(file, at + 20, crc(std::span{file}.subspan(at, 20)));
+        CHECK(refused(file).code == Errc::malformed_section);
+        CHECK(refused(file).detail == at + 8);
+    }
+}
+
+TEST_CASE("values that no vCPU has are refused") {
+    auto file = encoded(saved());
+    auto at = find(file, SectionType::xcrs);
+    put(file, at + 24, std::uint32_t{17});
+    seal_section(file, at);
+    CHECK(refused(file).code == Errc::malformed_section);
+    CHECK(refused(file).detail == at);
+
+    file = encoded(saved());
+    at = find(file, SectionType::msrs);
+    put(file, at + 24 + 4, std::uint32_t{1});
+    seal_section(file, at);
+    CHECK(refused(file).code == Errc::malformed_section);
+    CHECK(refused(file).detail == at);
+}
+
+TEST_CASE("a nested state that is none is refused by its own cause, with the offset in the file") {
+    auto file = encoded(saved());
+    const auto at = find(file, SectionType::nested_state);
+    put(file, at + 24, std::uint16_t{0x1101});
+    seal_section(file, at);
+    CHECK(refused(file).code == Errc::unknown_flags);
+    CHECK(refused(file).detail == at + 24);
+    CHECK(refused(resized(encoded(saved()), SectionType::nested_state, 100)).code == Errc::too_short);
+}
+
+TEST_CASE("a nested state of another vendor than the header says is refused") {
+    auto file = encoded(saved(VendorId::svm));
+    put(file, 12, std::uint32_t{0});
+    seal(file);
+    CHECK(refused(file).code == Errc::wrong_vendor);
+    CHECK(refused(file).detail == find(file, SectionType::nested_state));
+}
+
+TEST_CASE("callers' sections come back in their order, repeated or empty as they are") {
+    const Bytes memory(5000, std::byte{0x42}), disk(3, std::byte{7});
+    const std::array callers{Section{0x8000'0001, memory}, Section{0x8000'0002, {}},
+                             Section{0x8000'0001, disk}, Section{0xffff'ffff, disk}};
+    const auto file = encoded(saved(), callers);
+    const auto parsed = kvm::parse_vcpu(file);
+    REQUIRE(parsed.has_value());
+    REQUIRE(parsed->sections.size() == 4);
+    for (std::size_t i = 0; i < 4; ++i) {
+        CHECK(parsed->sections[i].type == callers[i].type);
+        CHECK(std::ranges::equal(parsed->sections[i].bytes, callers[i].bytes));
+        CHECK(parsed->sections[i].bytes.data() >= file.data());
+        CHECK(parsed->sections[i].bytes.data() <= file.data() + file.size());
+    }
+}
+
+TEST_CASE("what cannot be read again is not written") {
+    std::size_t written = 0;
+    const auto count = [&](std::span<const std::byte> piece) -> std::expected<void, kvm::Error> {
+        written += piece.size();
+        return {};
+    };
+    auto state = saved();
+    const std::array bad{Section{0x7fff'ffff, {}}};
+    CHECK(kvm::encode(state, count, bad).error().code == Errc::malformed_section);
+    CHECK(kvm::encode(state, count, bad).error().detail == 0x7fff'ffff);
+    state.xsave.resize(100);
+    CHECK(kvm::encode(state, count).error().code == Errc::malformed_section);
+    state = saved();
+    state.vendor = VendorId::vmx;
+    CHECK(kvm::encode(state, count).error().code == Errc::wrong_vendor);
+    state.nested.clear();
+    CHECK(kvm::encode(state, count).error().code == Errc::no_state);
+    CHECK(written == 0);
+}
+
+TEST_CASE("a sink that fails anywhere ends the writing with its own error") {
+    const auto state = saved();
+    const auto size = encoded(state).size();
+    int pieces = 0;
+    for (int fail_at = 0;; ++fail_at) {
+        int calls = 0;
+        std::size_t written = 0;
+        const auto sink = [&](std::span<const std::byte> piece) -> std::expected<void, kvm::Error> {
+            if (calls++ == fail_at)
+                return std::unexpected(
+                    kvm::Error{.code = Errc::file_system, .operation = Operation::file, .detail = 42});
+            written += piece.size();
+            return {};
+        };
+        const auto done = kvm::encode(state, sink);
+        if (done) {
+            CHECK(written == size);
+            break;
+        }
+        CHECK(done.error().detail == 42);
+        CHECK(calls == fail_at + 1);
+        ++pieces;
+    }
+    CHECK(pieces > 26);
+}
+
+TEST_CASE("thousands of spoilt files with fitting checksums are read or refused, and nothing else happens") {
+    const auto file = encoded(saved());
+    const auto sections = sections_of(file);
+    std::uint64_t random = 0x9e3779b97f4a7c15;
+    const auto next = [&](std::size_t below) {
+        random = random * 6364136223846793005u + 1442695040888963407u;
+        return static_cast<std::size_t>((random >> 33) % below);
+    };
+    for (int round = 0; round < 3000; ++round) {
+        auto spoilt = file;
+        const auto at = sections[next(sections.size())];
+        const auto size = static_cast<std::size_t>(get<std::uint64_t>(file, at + 8));
+        const auto where = next(8) == 0 ? next(16) : section_bytes + next(std::min<std::size_t>(size, 160));
+        spoilt[at + where] = static_cast<std::byte>(next(256));
+        if (get<std::uint64_t>(spoilt, at + 8) <= spoilt.size() - at - section_bytes)
+            seal_section(spoilt, at);
+        else
+            put(spoilt, at + 20, crc(std::span{spoilt}.subspan(at, 20)));
+        if (const auto parsed = kvm::parse_vcpu(spoilt)) {
+            const auto again = kvm::parse_vcpu(encoded(parsed->state));
+            REQUIRE(again.has_value());
+            CHECK(again->state == parsed->state);
+        }
+    }
+}
+
+} // namespace

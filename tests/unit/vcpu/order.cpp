@@ -1,0 +1,59 @@
+// SPDX-License-Identifier: MIT
+//
+// The order of a restore. Compiling is most of the test.
+#include <algorithm>
+#include <array>
+#include <string_view>
+
+#include <doctest/doctest.h>
+
+import unit.vcpu.support;
+
+namespace {
+
+using kvm::keeps_restore_order;
+using kvm::restore_order;
+using kvm::Step;
+using kvm::StepSet;
+
+constexpr bool before(Step a, Step b) {
+    const auto at = [](Step step) { return std::ranges::find(restore_order, step, &kvm::OrderedStep::step); };
+    return at(a) < at(b);
+}
+
+// What kernel-rules say, pair by pair.
+static_assert(before(Step::capabilities, Step::events));
+static_assert(before(Step::pending_io, Step::memory) && before(Step::clear_nested_state, Step::memory));
+static_assert(before(Step::clear_nested_state, Step::cpuid));
+static_assert(before(Step::clear_nested_state, Step::feature_msrs));
+static_assert(before(Step::memory, Step::nested_state));
+static_assert(before(Step::cpuid, Step::enlightened_vmcs) && before(Step::cpuid, Step::feature_msrs));
+static_assert(before(Step::enlightened_vmcs, Step::nested_state));
+static_assert(before(Step::feature_msrs, Step::sregs) && before(Step::feature_msrs, Step::msrs));
+static_assert(before(Step::sregs, Step::lapic) && before(Step::lapic, Step::msrs));
+static_assert(before(Step::tsc, Step::msrs));
+static_assert(before(Step::regs, Step::events)); // KVM_SET_REGS drops a pending exception
+static_assert(before(Step::events, Step::mp_state));
+static_assert(before(Step::nested_state, Step::first_run));
+static_assert(std::ranges::all_of(restore_order, [](const kvm::OrderedStep& ordered) {
+    return ordered.step >= Step::nested_state || before(ordered.step, Step::nested_state);
+}));
+
+static_assert(keeps_restore_order(std::array{Step::cpuid, Step::sregs, Step::nested_state}));
+static_assert(keeps_restore_order({}));
+static_assert(!keeps_restore_order(std::array{Step::nested_state, Step::sregs}));
+static_assert(!keeps_restore_order(std::array{Step::cpuid, Step::sregs, Step::cpuid}));
+static_assert(!keeps_restore_order(std::array{Step::cpuid, Step::cpuid}));
+
+static_assert(StepSet{Step::msrs, Step::regs}.contains(Step::regs));
+static_assert(!StepSet{Step::msrs}.contains(Step::regs) && !StepSet{}.contains(Step::capabilities));
+
+TEST_CASE("every step has a name of its own and a reason") {
+    for (const auto& ordered : restore_order) {
+        CHECK(name(ordered.step) == ordered.name);
+        CHECK_FALSE(ordered.reason.empty());
+        CHECK(std::ranges::count(restore_order, ordered.name, &kvm::OrderedStep::name) == 1);
+    }
+}
+
+} // namespace

@@ -1,0 +1,400 @@
+// SPDX-License-Identifier: MIT
+#include <algorithm>
+#include <cerrno>
+#include <cstdint>
+#include <expected>
+#include <optional>
+#include <string_view>
+#include <vector>
+
+#include <doctest/doctest.h>
+
+import unit.vcpu.support;
+
+namespace {
+
+using kvm::Errc;
+using kvm::Operation;
+using kvm::Requirements;
+using kvm::Step;
+using kvm::StepSet;
+using kvm::VcpuState;
+using kvm::VendorId;
+using unit::busy;
+using unit::FakeKvm;
+using unit::saved;
+using unit::whole;
+namespace request = unit::request;
+namespace cap = unit::cap;
+
+/// The step that a call belongs to; none for what only asks.
+std::optional<Step> step_of(const FakeKvm& fake, const FakeKvm::Call& call, bool& cleared) {
+    switch (call.request) {
+    case request::get_vcpu_events:
+        return Step::capabilities;
+    case request::run:
+        return Step::pending_io;
+    case request::set_nested_state:
+        return std::exchange(cleared, true) ? Step::nested_state : Step::clear_nested_state;
+    case request::set_cpuid2:
+        return Step::cpuid;
+    case request::enable_cap:
+        return Step::enlightened_vmcs;
+    case request::set_msrs:
+        return std::ranges::contains(fake.feature_list, call.first_msr) ? Step::feature_msrs : Step::msrs;
+    case request::set_sregs2:
+        return Step::sregs;
+    case request::set_lapic:
+        return Step::lapic;
+    case request::set_tsc_khz:
+        return Step::tsc;
+    case request::set_xcrs:
+        return Step::xcrs;
+    case request::set_xsave:
+        return Step::xsave;
+    case request::set_debugregs:
+        return Step::debugregs;
+    case request::set_regs:
+        return Step::regs;
+    case request::set_vcpu_events:
+        return Step::events;
+    case request::set_mp_state:
+        return Step::mp_state;
+    default:
+        return std::nullopt;
+    }
+}
+
+std::vector<Step> steps_of(const FakeKvm& fake, bool cleared = false) {
+    std::vector<Step> steps;
+    for (const auto& call : fake.calls)
+        if (const auto step = step_of(fake, call, cleared); step && (steps.empty() || steps.back() != *step))
+            steps.push_back(*step);
+    return steps;
+}
+
+constexpr bool is_callers(Step step) {
+    return step == Step::memory || step == Step::first_run;
+}
+
+/// With something to do in every step.
+VcpuState full_state() {
+    auto source = busy(VendorId::vmx, 1);
+    source.nested = unit::l2_active(VendorId::vmx, kvm::uapi::state_flag::evmcs);
+    return *whole(source, {.enlightened_vmcs = true}).save();
+}
+
+TEST_CASE("what was saved is what the other vCPU has afterwards") {
+    for (const auto vendor : {VendorId::vmx, VendorId::svm}) {
+        const auto state = saved(vendor, 1);
+        auto target = busy(vendor, 2);
+        const auto vcpu = whole(target);
+        const auto report = vcpu.restore(state);
+        REQUIRE(report.has_value());
+        CHECK(report->refused_msrs.empty());
+        auto again = vcpu.save();
+        REQUIRE(again.has_value());
+        // Six MSRs are nobody's to write; all else is equal.
+        for (auto& msr : again->feature_msrs)
+            if (std::ranges::contains(kvm::uapi::msr::derived, msr.index))
+                msr.value = std::uint64_t{msr.index} * 1000 + 1;
+        CHECK(*again == state);
+    }
+}
+
+TEST_CASE("the ioctls come in restore_order") {
+    auto target = busy(VendorId::vmx, 2);
+    REQUIRE(whole(target, {.enlightened_vmcs = true}).restore(full_state()).has_value());
+    std::vector<Step> expected;
+    for (const auto& ordered : kvm::restore_order)
+        if (!is_callers(ordered.step))
+            expected.push_back(ordered.step);
+    const auto steps = steps_of(target);
+    CHECK(steps == expected);
+    CHECK(kvm::keeps_restore_order(steps));
+}
+
+TEST_CASE("a step that is left out is left out, and no other") {
+    const auto state = full_state();
+    for (const auto& left_out : kvm::restore_order) {
+        CAPTURE(left_out.name);
+        auto target = busy(VendorId::vmx, 2);
+        REQUIRE(
+            whole(target, {.enlightened_vmcs = true}).restore_without({left_out.step}, state).has_value());
+        std::vector<Step> expected;
+        for (const auto& ordered : kvm::restore_order)
+            if (!is_callers(ordered.step) && ordered.step != left_out.step)
+                expected.push_back(ordered.step);
+        CHECK(steps_of(target, left_out.step == Step::clear_nested_state) == expected);
+    }
+}
+
+TEST_CASE("a pending exception survives, although KVM_SET_REGS drops one") {
+    const auto state = saved();
+    REQUIRE(state.events.exception_pending == 1);
+    auto target = busy(VendorId::svm, 2);
+    REQUIRE(whole(target).restore(state).has_value());
+    CHECK(target.events.exception_pending == 1);
+}
+
+TEST_CASE("each failing ioctl gives an error with its operation, and nothing follows it") {
+    const std::pair<unsigned long, Operation> rows[] = {
+        {request::get_vcpu_events, Operation::events},
+        {request::run, Operation::complete_io},
+        {request::set_nested_state, Operation::set_nested_state},
+        {request::set_cpuid2, Operation::cpuid},
+        {request::enable_cap, Operation::enlightened_vmcs},
+        {request::set_msrs, Operation::msrs},
+        {request::get_msrs, Operation::msrs},
+        {request::set_sregs2, Operation::sregs},
+        {request::set_lapic, Operation::lapic},
+        {request::set_tsc_khz, Operation::tsc},
+        {request::set_xcrs, Operation::xcrs},
+        {request::check_extension, Operation::xsave},
+        {request::set_xsave, Operation::xsave},
+        {request::set_debugregs, Operation::debugregs},
+        {request::set_regs, Operation::regs},
+        {request::set_vcpu_events, Operation::events},
+        {request::set_mp_state, Operation::mp_state},
+    };
+    const auto state = full_state();
+    for (const auto& [failing, operation] : rows) {
+        CAPTURE(name(operation));
+        auto target = busy(VendorId::vmx, 2);
+        const auto vcpu = whole(target, {.enlightened_vmcs = true});
+        target.failure = {.request = failing, .error_number = ENOMEM};
+        const auto report = vcpu.restore(state);
+        REQUIRE_FALSE(report.has_value());
+        CHECK(report.error().operation == operation);
+        CHECK(report.error().code == Errc::out_of_memory);
+        CHECK(report.error().error_number == ENOMEM);
+        const auto first = std::ranges::find(target.calls, failing, &FakeKvm::Call::request);
+        // What comes behind only asks what kind of descriptor it was, and what the vCPU holds.
+        for (auto call = first + 1; call != target.calls.end(); ++call) {
+            const bool asks =
+                call->request == request::get_api_version || call->request == request::check_extension
+                || call->request == request::get_mp_state || call->request == request::get_nested_state;
+            CHECK(asks);
+        }
+    }
+}
+
+TEST_CASE("a nested state that is refused is the kernel's last word") {
+    const auto state = saved();
+    auto target = busy(VendorId::svm, 2);
+    const auto vcpu = whole(target);
+    target.failure = {.request = request::set_nested_state, .value = 2};
+    const auto report = vcpu.restore_without({Step::clear_nested_state}, state);
+    REQUIRE_FALSE(report.has_value());
+    CHECK(report.error().code == Errc::entry_failed);
+    CHECK(report.error().raw_result == 2);
+}
+
+TEST_CASE("an MSR that is refused is reported, and the ones behind it are written") {
+    const auto state = saved(VendorId::svm, 1);
+    auto target = busy(VendorId::svm, 2);
+    target.refused = {0x10, 0x4b564d06, 0x480};
+    target.msr[0x4b564d06] = std::uint64_t{0x4b564d06} * 1000 + 1; // has it already
+    target.unreadable = {0x10};
+    const auto report = whole(target).restore(state);
+    REQUIRE(report.has_value());
+    REQUIRE(report->refused_msrs.size() == 3);
+    CHECK(report->refused_msrs[0].index == 0x480);
+    CHECK(report->refused_msrs[0].wanted == 0x480 * 1000 + 1);
+    CHECK(report->refused_msrs[0].present == 0x480 * 1000 + 2);
+    CHECK_FALSE(report->refused_msrs[0].harmless());
+    CHECK(report->refused_msrs[1].index == 0x10);
+    CHECK_FALSE(report->refused_msrs[1].present.has_value());
+    CHECK_FALSE(report->refused_msrs[1].harmless());
+    CHECK(report->refused_msrs[2].index == 0x4b564d06);
+    CHECK(report->refused_msrs[2].harmless());
+    CHECK_FALSE(report->complete());
+    for (const std::uint32_t index : {0x3au, 0x277u, 0xc0010117u, 0x6e0u, 0x8bu})
+        CHECK(target.msr[index] == std::uint64_t{index} * 1000 + 1);
+}
+
+TEST_CASE("if every MSR is refused, every MSR is reported") {
+    auto state = saved();
+    state.msrs.clear();
+    for (std::uint32_t i = 0; i < 300; ++i)
+        state.msrs.push_back({.index = 0x1000 + i, .reserved = 0, .value = i});
+    auto target = busy(VendorId::svm, 2);
+    for (const auto& msr : state.msrs)
+        target.refused.insert(msr.index);
+    const auto report = whole(target).restore(state);
+    REQUIRE(report.has_value());
+    REQUIRE(report->refused_msrs.size() == 300);
+    for (std::uint32_t i = 0; i < 300; ++i)
+        CHECK(report->refused_msrs[i].index == 0x1000 + i);
+}
+
+TEST_CASE("the VMX capabilities that nobody can write are compared instead") {
+    const auto state = saved(VendorId::vmx, 1);
+    auto target = busy(VendorId::vmx, 1);
+    target.refused = {0x481, 0x482, 0x483, 0x484, 0x487, 0x489};
+    auto report = whole(target).restore(state);
+    REQUIRE(report.has_value());
+    CHECK(report->complete());
+    CHECK(report->refused_msrs.empty());
+    CHECK(report->derived_msrs.empty());
+
+    target.msr[0x487] += 5;
+    report = whole(target).restore(state);
+    REQUIRE(report.has_value());
+    CHECK(report->refused_msrs.empty());
+    REQUIRE(report->derived_msrs.size() == 1);
+    CHECK(report->derived_msrs[0] == kvm::RefusedMsr{0x487, 0x487 * 1000 + 1, 0x487 * 1000 + 6});
+    CHECK_FALSE(report->complete());
+}
+
+TEST_CASE("a TSC frequency that this host cannot give is reported") {
+    const auto state = saved();
+    auto target = busy(VendorId::svm, 2);
+    const auto vcpu = whole(target);
+    target.failure = {.request = request::set_tsc_khz, .error_number = EINVAL};
+    const auto report = vcpu.restore(state);
+    REQUIRE(report.has_value());
+    CHECK(report->tsc_khz_refused);
+    CHECK_FALSE(report->complete());
+}
+
+TEST_CASE("a VM that is not prepared for the state is refused before anything is touched") {
+    const auto refused = [](const Requirements& needs, const Requirements& has) {
+        auto state = saved(VendorId::vmx);
+        state.requirements = needs;
+        auto target = busy(VendorId::vmx, 2);
+        const auto report = whole(target, has).restore(state);
+        REQUIRE_FALSE(report.has_value());
+        CHECK(target.calls.empty());
+        return report.error();
+    };
+    CHECK(refused({}, {.exception_payload = false}).code == Errc::not_prepared);
+    CHECK(refused({}, {.exception_payload = false}).detail == cap::exception_payload);
+    CHECK(refused({}, {.triple_fault_event = false}).detail == cap::triple_fault_event);
+    CHECK(refused({.enlightened_vmcs = true}, {}).detail == cap::enlightened_vmcs);
+    CHECK(refused({.disabled_quirks = 1}, {}).code == Errc::requirement_differs);
+    CHECK(refused({}, {.disabled_quirks = 1}).code == Errc::requirement_differs);
+    CHECK(refused({}, {.disabled_quirks = 1}).detail == cap::disable_quirks2);
+}
+
+TEST_CASE("a VM that has more on than the state needs is good enough") {
+    auto state = saved(VendorId::vmx);
+    state.requirements.exception_payload = false;
+    auto target = busy(VendorId::vmx, 2);
+    CHECK(whole(target, {.enlightened_vmcs = true}).restore(state).has_value());
+    CHECK(target.enabled_on_vcpu.empty());
+}
+
+TEST_CASE("a promise that the VM does not keep is found out before anything is written") {
+    const auto state = saved();
+    for (const auto& [flag, capability] :
+         {std::pair{0x10u, cap::exception_payload}, std::pair{0x20u, cap::triple_fault_event}}) {
+        auto target = busy(VendorId::svm, 2);
+        const auto regs = target.regs;
+        target.events_flags &= ~flag;
+        const auto report = whole(target).restore(state);
+        REQUIRE_FALSE(report.has_value());
+        CHECK(report.error().code == Errc::not_prepared);
+        CHECK(report.error().detail == capability);
+        CHECK(steps_of(target) == std::vector{Step::capabilities});
+        CHECK(target.regs == regs);
+    }
+}
+
+TEST_CASE("a state that is not whole, or of the other vendor, is refused before anything is touched") {
+    const auto refused = [](auto spoil) {
+        auto state = saved();
+        spoil(state);
+        auto target = busy(VendorId::svm, 2);
+        const auto report = whole(target).restore(state);
+        REQUIRE_FALSE(report.has_value());
+        CHECK(target.calls.empty());
+        return report.error();
+    };
+    CHECK(refused([](VcpuState& state) { state = VcpuState{}; }).code == Errc::wrong_vendor);
+    CHECK(refused([](VcpuState& state) { state = saved(VendorId::vmx); }).code == Errc::wrong_vendor);
+    CHECK(refused([](VcpuState& state) { state.nested = saved(VendorId::vmx).nested; }).code
+          == Errc::wrong_vendor);
+    CHECK(refused([](VcpuState& state) { state.nested.clear(); }).code == Errc::no_state);
+    CHECK(refused([](VcpuState& state) { state.xsave.clear(); }).code == Errc::no_vcpu_group);
+    CHECK(refused([](VcpuState& state) { state.xsave.clear(); }).detail
+          == static_cast<std::uint64_t>(kvm::SectionType::xsave));
+    CHECK(refused([](VcpuState& state) { state.cpuid.resize(257); }).code == Errc::no_vcpu_group);
+    CHECK(refused([](VcpuState& state) { state.xcrs.count = 17; }).code == Errc::no_vcpu_group);
+}
+
+TEST_CASE("a vCPU that is not fresh ends its instruction, however many exits that takes, and leaves L2") {
+    const auto state = saved();
+    auto target = busy(VendorId::svm, 2);
+    target.runs = {{.exit_reason = 6}, {.exit_reason = 6}, {.exit_reason = 6}};
+    REQUIRE(whole(target).restore(state).has_value());
+    CHECK(std::ranges::count(target.calls, request::run, &FakeKvm::Call::request) == 4);
+
+    target = busy(VendorId::svm, 2);
+    target.runs = {{.exit_reason = 6}};
+    const auto before = target.regs;
+    REQUIRE(whole(target).abandon().has_value());
+    CHECK(target.regs == before);
+    CHECK(target.nested.size() == 128);
+    CHECK(std::ranges::count(target.calls, request::run, &FakeKvm::Call::request) == 2);
+
+    target.runs.assign(1000, {.exit_reason = 6}); // and one that never ends is given up
+    const auto abandoned = whole(target).abandon();
+    REQUIRE_FALSE(abandoned.has_value());
+    CHECK(abandoned.error().code == Errc::exit_pending);
+}
+
+TEST_CASE("the XSAVE area is as large as the target reads, whatever the state has") {
+    auto state = saved();
+    for (const std::size_t size : {4096u, 11008u})
+        for (const int reads : {0, 4096, 11008}) {
+            CAPTURE(size);
+            CAPTURE(reads);
+            state.xsave.assign(size, std::byte{0x5a});
+            auto target = busy(VendorId::svm, 2);
+            target.offered[cap::xsave2] = reads;
+            REQUIRE(whole(target).restore(state).has_value());
+            const auto taken = std::span{target.xsave}.first(reads == 11008 ? 11008 : 4096);
+            for (std::size_t i = 0; i < taken.size(); ++i)
+                if (taken[i] != (i < size ? std::byte{0x5a} : std::byte{0}))
+                    FAIL("byte ", i);
+        }
+}
+
+TEST_CASE("no XCR is set where there is none") {
+    auto state = saved();
+    state.xcrs = {};
+    auto target = busy(VendorId::svm, 2);
+    REQUIRE(whole(target).restore(state).has_value());
+    CHECK_FALSE(target.called(request::set_xcrs));
+}
+
+TEST_CASE("an interrupt controller must be in the kernel on both sides or on neither") {
+    auto with = saved(), without = saved();
+    without.lapic.reset();
+    auto target = busy(VendorId::svm, 2);
+    auto report = whole(target).restore(without);
+    REQUIRE_FALSE(report.has_value());
+    CHECK(report.error().code == Errc::no_vcpu_group);
+    CHECK(report.error().operation == Operation::lapic);
+    CHECK(report.error().detail == static_cast<std::uint64_t>(kvm::SectionType::lapic));
+
+    target.lapic.reset();
+    CHECK(whole(target).restore(without).has_value());
+    report = whole(target).restore(with);
+    REQUIRE_FALSE(report.has_value());
+    CHECK(report.error().code == Errc::refused);
+    CHECK(report.error().operation == Operation::lapic);
+}
+
+TEST_CASE("the enlightened VMCS is switched on where it is required") {
+    auto fake = busy(VendorId::vmx);
+    REQUIRE(whole(fake).enable_capabilities().has_value());
+    CHECK(fake.enabled_on_vcpu.empty());
+    REQUIRE(whole(fake, {.enlightened_vmcs = true}).enable_capabilities().has_value());
+    REQUIRE(fake.enabled_on_vcpu.size() == 1);
+    CHECK(fake.enabled_on_vcpu[0].capability == cap::enlightened_vmcs);
+    CHECK(fake.enabled_on_vcpu[0].arguments[0] != 0);
+}
+
+} // namespace

@@ -1,0 +1,274 @@
+// SPDX-License-Identifier: MIT
+#include <algorithm>
+#include <cerrno>
+#include <cstdint>
+#include <expected>
+#include <string_view>
+#include <vector>
+
+#include <doctest/doctest.h>
+
+import unit.vcpu.support;
+
+namespace {
+
+using kvm::Errc;
+using kvm::Operation;
+using kvm::VendorId;
+using unit::busy;
+using unit::whole;
+namespace request = unit::request;
+namespace cap = unit::cap;
+
+std::vector<std::uint32_t> indices(const std::vector<kvm::uapi::Msr>& msrs) {
+    std::vector<std::uint32_t> result;
+    for (const auto& msr : msrs)
+        result.push_back(msr.index);
+    return result;
+}
+
+TEST_CASE("saving takes every group as the vCPU has it") {
+    for (const auto vendor : {VendorId::vmx, VendorId::svm}) {
+        auto fake = busy(vendor);
+        const auto state = whole(fake).save();
+        REQUIRE(state.has_value());
+        CHECK(state->vendor == vendor);
+        CHECK(state->requirements == kvm::Requirements{});
+        CHECK(state->regs == fake.regs);
+        CHECK(state->sregs == fake.sregs);
+        CHECK(state->debugregs == fake.debugregs);
+        CHECK(state->events == fake.events);
+        CHECK(state->mp_state == fake.mp_state);
+        CHECK(state->xcrs == fake.xcrs);
+        CHECK(state->lapic == fake.lapic);
+        CHECK(state->cpuid == fake.cpuid);
+        CHECK(state->tsc_khz == 2'000'000);
+        CHECK(state->xsave.size() == 4096);
+        CHECK(std::ranges::equal(state->xsave, std::span{fake.xsave}.first(4096)));
+        CHECK(std::ranges::equal(state->nested.bytes(), fake.nested));
+    }
+}
+
+TEST_CASE("saving completes the pending I/O before it reads anything, and leaves immediate_exit as it was") {
+    for (const auto before : {std::uint8_t{0}, std::uint8_t{1}}) {
+        auto fake = busy(VendorId::svm);
+        fake.page.immediate_exit = before;
+        REQUIRE(whole(fake).save().has_value());
+        CHECK(fake.calls.front().request == request::run);
+        CHECK(std::ranges::count(fake.calls, request::run, &unit::FakeKvm::Call::request) == 1);
+        CHECK(fake.page.immediate_exit == before);
+    }
+}
+
+TEST_CASE("an exit that comes up while I/O is completed has to be handled first") {
+    auto fake = busy(VendorId::svm);
+    fake.runs = {{.exit_reason = 6}}; // KVM_EXIT_MMIO: the other half of an access that straddles
+    const auto state = whole(fake).save();
+    REQUIRE_FALSE(state.has_value());
+    CHECK(state.error().code == Errc::exit_pending);
+    CHECK(state.error().operation == Operation::complete_io);
+    CHECK(state.error().detail == 6);
+    CHECK(fake.page.immediate_exit == 0);
+    CHECK(whole(fake).save().has_value());
+}
+
+TEST_CASE("a vCPU that waits for its SIPI can be saved") {
+    auto fake = busy(VendorId::svm);
+    fake.runs = {{.error_number = EAGAIN}};
+    CHECK(whole(fake).save().has_value());
+}
+
+TEST_CASE("saving without a capability that must be on says which") {
+    for (const auto& [flag, capability] :
+         {std::pair{0x10u, cap::exception_payload}, std::pair{0x20u, cap::triple_fault_event}}) {
+        auto fake = busy(VendorId::svm);
+        fake.events_flags &= ~flag;
+        const auto state = whole(fake).save();
+        REQUIRE_FALSE(state.has_value());
+        CHECK(state.error().code == Errc::not_prepared);
+        CHECK(state.error().detail == capability);
+    }
+}
+
+TEST_CASE("the state says what was really on, whatever was promised") {
+    auto fake = busy(VendorId::vmx);
+    fake.nested = unit::l2_active(VendorId::vmx, kvm::uapi::state_flag::evmcs);
+    auto state = whole(fake, {.exception_payload = false, .triple_fault_event = false}).save();
+    REQUIRE(state.has_value());
+    CHECK(state->requirements == kvm::Requirements{.enlightened_vmcs = true});
+    fake.events_flags = 0x0d;
+    state =
+        whole(fake, {.exception_payload = false, .triple_fault_event = false, .disabled_quirks = 3}).save();
+    REQUIRE(state.has_value());
+    CHECK_FALSE(state->requirements.exception_payload);
+    CHECK_FALSE(state->requirements.triple_fault_event);
+    CHECK(state->requirements.disabled_quirks == 3);
+}
+
+TEST_CASE("each failing ioctl gives an error with its operation") {
+    const std::pair<unsigned long, Operation> rows[] = {
+        {request::run, Operation::complete_io},
+        {request::get_mp_state, Operation::mp_state},
+        {request::get_vcpu_events, Operation::events},
+        {request::get_regs, Operation::regs},
+        {request::get_sregs2, Operation::sregs},
+        {request::check_extension, Operation::xsave},
+        {request::get_xsave, Operation::xsave},
+        {request::get_xcrs, Operation::xcrs},
+        {request::get_debugregs, Operation::debugregs},
+        {request::get_lapic, Operation::lapic},
+        {request::get_cpuid2, Operation::cpuid},
+        {request::get_nested_state, Operation::get_nested_state},
+        {request::get_tsc_khz, Operation::tsc},
+        {request::get_msr_feature_index_list, Operation::msrs},
+        {request::get_msr_index_list, Operation::msrs},
+        {request::get_msrs, Operation::msrs},
+    };
+    for (const auto& [failing, operation] : rows) {
+        CAPTURE(name(operation));
+        for (const auto& [number, code] :
+             {std::pair{ENOMEM, Errc::out_of_memory}, std::pair{EFAULT, Errc::bad_address},
+              std::pair{EIO, Errc::other_process_or_dead_vm}}) {
+            auto fake = busy(VendorId::svm);
+            const auto vcpu = whole(fake);
+            fake.failure = {.request = failing, .error_number = number};
+            const auto state = vcpu.save();
+            REQUIRE_FALSE(state.has_value());
+            CHECK(state.error().operation == operation);
+            CHECK(state.error().code == code);
+            CHECK(state.error().error_number == number);
+        }
+    }
+}
+
+TEST_CASE("the wrong descriptor is said to be one, whichever ioctl meets it first") {
+    auto fake = busy(VendorId::svm);
+    const auto host = kvm::Host<kvm::Any>::probe(kvm::SystemFd{3}, fake);
+    const auto with = [&](int system, int vm, int vcpu) {
+        return kvm::WholeVcpu{*host,         kvm::already_prepared({}), kvm::SystemFd{system},
+                              kvm::VmFd{vm}, kvm::VcpuFd{vcpu},         &fake.page,
+                              fake}
+            .save()
+            .error()
+            .code;
+    };
+    CHECK(with(3, 4, 4) == Errc::vm_fd_given);
+    CHECK(with(3, 4, 3) == Errc::system_fd_given);
+    CHECK(with(3, 5, 5) == Errc::vcpu_fd_given);
+    CHECK(with(4, 4, 5) == Errc::vm_fd_given);
+    CHECK(with(5, 4, 5) == Errc::vcpu_fd_given);
+    CHECK(with(99, 4, 5) == Errc::bad_descriptor);
+}
+
+TEST_CASE("reading MSRs goes on behind those that the vCPU does not let one read") {
+    auto fake = busy(VendorId::vmx);
+    fake.unreadable = {0x480, 0x489, 0x8b, 0x10, 0x277, 0x4b564d06};
+    const auto state = whole(fake).save();
+    REQUIRE(state.has_value());
+    CHECK(indices(state->feature_msrs)
+          == std::vector<std::uint32_t>{0x481, 0x482, 0x483, 0x484, 0x485, 0x487, 0x48d});
+    CHECK(indices(state->msrs) == std::vector<std::uint32_t>{0x3a, 0xc0010117, 0x6e0});
+    for (const auto& msr : state->msrs)
+        CHECK(msr.value == fake.msr[msr.index]);
+}
+
+TEST_CASE("an MSR of both lists is a feature MSR, and the TSC deadline comes last") {
+    auto fake = busy(VendorId::vmx);
+    const auto state = whole(fake).save();
+    REQUIRE(state.has_value());
+    CHECK(indices(state->feature_msrs) == fake.feature_list);
+    CHECK(indices(state->msrs)
+          == std::vector<std::uint32_t>{0x10, 0x3a, 0x277, 0xc0010117, 0x4b564d06, 0x6e0});
+}
+
+TEST_CASE("more MSRs than KVM takes at once are read in parts") {
+    auto fake = busy(VendorId::svm);
+    fake.msr_list.clear();
+    for (std::uint32_t i = 0; i < 1000; ++i) {
+        fake.msr_list.push_back(0x1000 + i);
+        fake.msr[0x1000 + i] = i * i;
+        if (i % 127 == 0)
+            fake.unreadable.insert(0x1000 + i);
+    }
+    const auto state = whole(fake).save();
+    REQUIRE(state.has_value());
+    CHECK(state->msrs.size() == 1000 - fake.unreadable.size());
+    for (const auto& msr : state->msrs)
+        CHECK(msr.value == std::uint64_t{msr.index - 0x1000} * (msr.index - 0x1000));
+}
+
+TEST_CASE("a large XSAVE area is read whole") {
+    auto fake = busy(VendorId::svm);
+    fake.offered[cap::xsave2] = 11008; // with AMX
+    const auto state = whole(fake).save();
+    REQUIRE(state.has_value());
+    CHECK(fake.called(request::get_xsave2));
+    CHECK(std::ranges::equal(state->xsave, std::span{fake.xsave}.first(11008)));
+}
+
+TEST_CASE("without KVM_CAP_XSAVE2 the XSAVE area has 4096 bytes") {
+    auto fake = busy(VendorId::svm);
+    fake.offered.erase(cap::xsave2);
+    const auto state = whole(fake).save();
+    REQUIRE(state.has_value());
+    CHECK(state->xsave.size() == 4096);
+    CHECK_FALSE(fake.called(request::get_xsave2));
+}
+
+TEST_CASE("sizes and counts that no kernel gives are refused") {
+    const auto error_of = [](auto spoil) {
+        auto fake = busy(VendorId::svm);
+        const auto vcpu = whole(fake);
+        spoil(fake);
+        const auto state = vcpu.save();
+        REQUIRE_FALSE(state.has_value());
+        return state.error();
+    };
+    for (const int size : {1, 4095, 65537, 0x7fffffff}) {
+        const auto error = error_of([=](auto& fake) { fake.offered[cap::xsave2] = size; });
+        CHECK(error.code == Errc::unexpected);
+        CHECK(error.operation == Operation::xsave);
+        CHECK(error.detail == static_cast<unsigned>(size));
+    }
+    for (const std::uint32_t count : {4097u, 0xffffffffu}) {
+        const auto error = error_of([=](auto& fake) { fake.claimed_msr_list = count; });
+        CHECK(error.code == Errc::unexpected);
+        CHECK(error.operation == Operation::msrs);
+    }
+    for (const std::uint32_t count : {257u, 0xffffffffu})
+        CHECK(error_of([=](auto& fake) { fake.claimed_cpuid = count; }).operation == Operation::cpuid);
+    for (const std::uint32_t count : {17u, 0xffffffffu})
+        CHECK(error_of([=](auto& fake) { fake.claimed_xcrs = count; }).operation == Operation::xcrs);
+    for (const int count : {129, 0x7fffffff})
+        CHECK(error_of([=](auto& fake) { fake.claimed_msrs = count; }).operation == Operation::msrs);
+    CHECK(error_of([](auto& fake) { fake.msr_list.resize(5000); }).detail == 5000);
+}
+
+TEST_CASE("an ioctl that succeeds with another number than 0 has not succeeded") {
+    auto fake = busy(VendorId::svm);
+    const auto vcpu = whole(fake);
+    fake.failure = {.request = request::get_regs, .value = 3};
+    const auto state = vcpu.save();
+    REQUIRE_FALSE(state.has_value());
+    CHECK(state.error().code == Errc::unexpected);
+    CHECK(state.error().raw_result == 3);
+}
+
+TEST_CASE("a nested state of the other vendor is refused") {
+    auto fake = busy(VendorId::vmx);
+    fake.nested = unit::l2_active(VendorId::svm);
+    const auto state = whole(fake).save();
+    REQUIRE_FALSE(state.has_value());
+    CHECK(state.error().code == Errc::wrong_vendor);
+    CHECK(state.error().operation == Operation::get_nested_state);
+}
+
+TEST_CASE("without an in-kernel APIC there is none in the state") {
+    auto fake = busy(VendorId::svm);
+    fake.lapic.reset();
+    const auto state = whole(fake).save();
+    REQUIRE(state.has_value());
+    CHECK_FALSE(state->lapic.has_value());
+}
+
+} // namespace

@@ -1,0 +1,389 @@
+// SPDX-License-Identifier: MIT
+//
+// A vCPU in memory that answers every ioctl that kvm.vcpu makes, as the real one is known to, and fails any
+// of them on demand.
+module;
+#include <algorithm>
+#include <array>
+#include <cerrno>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <deque>
+#include <map>
+#include <optional>
+#include <set>
+#include <span>
+#include <vector>
+export module unit.vcpu.support;
+export import kvm.vcpu;
+
+export namespace unit {
+
+namespace request = kvm::uapi::request;
+namespace cap = kvm::uapi::cap;
+namespace exit_reason = kvm::uapi::exit_reason;
+
+using Bytes = std::vector<std::byte>;
+
+/// What the run page offers, at the offsets of struct kvm_run.
+struct RunPage {
+    std::uint8_t request_interrupt_window = 0;
+    std::uint8_t immediate_exit = 0;
+    std::array<std::uint8_t, 6> padding{};
+    std::uint32_t exit_reason = 77; ///< of an earlier run
+    std::array<std::uint8_t, 20> between{};
+    std::uint32_t suberror = 0;
+    std::uint32_t ndata = 0;
+};
+
+/// How a KVM_RUN ends.
+struct RunEnd {
+    int error_number = 0;                          ///< 0: returns 0
+    std::optional<std::uint32_t> exit_reason = {}; ///< none: the run page is left alone, as by Linux 6.1
+    std::uint32_t suberror = 0;
+    std::uint32_t ndata = 0;
+};
+
+/// A nested state as bytes: VMX with a current VMCS and L2 active, or SVM with L2 active.
+inline Bytes l2_active(kvm::VendorId vendor, std::uint16_t more_flags = 0) {
+    const bool vmx = vendor == kvm::VendorId::vmx;
+    kvm::uapi::StateHeader header{};
+    header.flags = static_cast<std::uint16_t>((vmx ? 0x1 : 0x101) | more_flags);
+    header.format = vmx ? 0 : 1;
+    header.size = 4224;
+    header.vendor[0] = vmx ? 0x1000 : 0xc000;
+    if (vmx)
+        header.vendor[1] = (more_flags & kvm::uapi::state_flag::evmcs) != 0 ? kvm::uapi::no_address : 0x2000;
+    Bytes bytes(4224);
+    for (std::size_t i = 128; i < bytes.size(); ++i)
+        bytes[i] = static_cast<std::byte>(i * 37 + i / 256);
+    std::memcpy(bytes.data(), &header, sizeof header);
+    if (vmx)
+        std::memcpy(bytes.data() + 128, &kvm::uapi::vmcs12_revision, 4);
+    return bytes;
+}
+
+/// /dev/kvm, a VM and one vCPU.
+struct FakeKvm {
+    static constexpr int system = 3, vm = 4, vcpu = 5;
+
+    kvm::VendorId vendor = kvm::VendorId::svm;
+    std::map<std::uint32_t, int> offered{{cap::exception_payload, 1},
+                                         {cap::triple_fault_event, 1},
+                                         {cap::disable_quirks2, 0xfff},
+                                         {cap::enlightened_vmcs, 1},
+                                         {cap::xsave2, 4096}};
+    std::vector<kvm::uapi::EnableCap> enabled_on_vm, enabled_on_vcpu;
+    std::uint32_t events_flags = 0x3d; ///< what KVM_GET_VCPU_EVENTS sets
+
+    std::vector<kvm::uapi::CpuidEntry> cpuid;
+    std::vector<std::uint32_t> msr_list, feature_list;
+    std::map<std::uint32_t, std::uint64_t> msr;
+    std::set<std::uint32_t> unreadable, refused;
+    int tsc_khz = 2'000'000;
+    kvm::uapi::Regs regs{};
+    kvm::uapi::Sregs2 sregs{};
+    Bytes xsave = Bytes(kvm::uapi::xsave_limit);
+    kvm::uapi::Xcrs xcrs{};
+    kvm::uapi::DebugRegs debugregs{};
+    kvm::uapi::VcpuEvents events{};
+    kvm::uapi::MpState mp_state{};
+    std::optional<kvm::uapi::Lapic> lapic;
+    Bytes nested;
+
+    RunPage page;
+    std::deque<RunEnd> runs; ///< how the next runs end; empty: EINTR with immediate_exit, else an exit
+
+    /// The request that is to fail, on all its calls, and how.
+    struct Failure {
+        unsigned long request;
+        int value = -1;
+        int error_number = ENOMEM;
+    };
+    std::optional<Failure> failure;
+    /// What hostile kernels write where a count belongs.
+    std::optional<std::uint32_t> claimed_cpuid, claimed_msr_list, claimed_xcrs;
+    std::optional<int> claimed_msrs;
+
+    struct Call {
+        int fd;
+        unsigned long request;
+        std::uint32_t first_msr; ///< of KVM_SET_MSRS
+    };
+    std::vector<Call> calls;
+
+    inline kvm::IoctlResult operator()(int fd, unsigned long number, void* argument) noexcept {
+        calls.push_back({fd, number, number == request::set_msrs ? word(argument, 8) : 0});
+        if (failure && failure->request == number)
+            return {failure->value, failure->error_number};
+        switch (fd) {
+        case system:
+            return on_system(number, argument);
+        case vm:
+            return on_vm(number, argument);
+        case vcpu:
+            return on_vcpu(number, argument);
+        default:
+            return {-1, EBADF};
+        }
+    }
+
+    inline bool called(unsigned long number) const {
+        return std::ranges::any_of(calls, [=](const Call& call) { return call.request == number; });
+    }
+
+  private:
+    static std::uint32_t word(const void* argument, std::size_t offset) noexcept {
+        std::uint32_t value;
+        std::memcpy(&value, static_cast<const std::byte*>(argument) + offset, sizeof value);
+        return value;
+    }
+    static void word(void* argument, std::size_t offset, std::uint32_t value) noexcept {
+        std::memcpy(static_cast<std::byte*>(argument) + offset, &value, sizeof value);
+    }
+    template <class T>
+    static kvm::IoctlResult give(void* argument, const T& value) noexcept {
+        std::memcpy(argument, &value, sizeof value);
+        return {0, 0};
+    }
+    template <class T>
+    static kvm::IoctlResult take(T& value, const void* argument) noexcept {
+        std::memcpy(&value, argument, sizeof value);
+        return {0, 0};
+    }
+
+    inline int extension(std::uint32_t capability) const noexcept {
+        if (capability == kvm::uapi::cap_nested_state)
+            return vendor == kvm::VendorId::vmx ? 8320 : 4224;
+        const auto found = offered.find(capability);
+        return found == offered.end() ? 0 : found->second;
+    }
+
+    inline kvm::IoctlResult on_system(unsigned long number, void* argument) noexcept {
+        switch (number) {
+        case request::get_api_version:
+            return {12, 0};
+        case request::check_extension:
+            return {extension(static_cast<std::uint32_t>(reinterpret_cast<std::uintptr_t>(argument))), 0};
+        case request::get_supported_cpuid: {
+            kvm::uapi::CpuidEntry entry{};
+            entry.function = vendor == kvm::VendorId::vmx ? 1 : 0x8000'0001;
+            entry.ecx = vendor == kvm::VendorId::vmx ? 1u << 5 : 1u << 2;
+            word(argument, 0, 1);
+            std::memcpy(static_cast<std::byte*>(argument) + 8, &entry, sizeof entry);
+            return {0, 0};
+        }
+        case request::get_msr_index_list:
+            return list(msr_list, argument);
+        case request::get_msr_feature_index_list:
+            return list(feature_list, argument);
+        default:
+            return {-1, EINVAL};
+        }
+    }
+
+    inline kvm::IoctlResult list(const std::vector<std::uint32_t>& indices, void* argument) const noexcept {
+        const auto room = word(argument, 0);
+        word(argument, 0, claimed_msr_list.value_or(static_cast<std::uint32_t>(indices.size())));
+        if (room < indices.size())
+            return {-1, E2BIG};
+        if (!indices.empty())
+            std::memcpy(static_cast<std::byte*>(argument) + 4, indices.data(), indices.size() * 4);
+        return {0, 0};
+    }
+
+    inline kvm::IoctlResult on_vm(unsigned long number, void* argument) noexcept {
+        switch (number) {
+        case request::check_extension:
+            return {extension(static_cast<std::uint32_t>(reinterpret_cast<std::uintptr_t>(argument))), 0};
+        case request::enable_cap:
+            return take(enabled_on_vm.emplace_back(), argument);
+        default:
+            return {-1, ENOTTY};
+        }
+    }
+
+    inline kvm::IoctlResult on_vcpu(unsigned long number, void* argument) noexcept {
+        switch (number) {
+        case request::run:
+            return run();
+        case request::enable_cap:
+            return take(enabled_on_vcpu.emplace_back(), argument);
+        case request::get_cpuid2:
+            if (word(argument, 0) < cpuid.size())
+                return {-1, E2BIG};
+            word(argument, 0, claimed_cpuid.value_or(static_cast<std::uint32_t>(cpuid.size())));
+            if (!cpuid.empty())
+                std::memcpy(static_cast<std::byte*>(argument) + 8, cpuid.data(),
+                            cpuid.size() * sizeof cpuid[0]);
+            return {0, 0};
+        case request::set_cpuid2:
+            cpuid.resize(word(argument, 0));
+            if (!cpuid.empty())
+                std::memcpy(cpuid.data(), static_cast<std::byte*>(argument) + 8,
+                            cpuid.size() * sizeof cpuid[0]);
+            return {0, 0};
+        case request::get_msrs:
+        case request::set_msrs:
+            return msrs(number == request::set_msrs, argument);
+        case request::get_tsc_khz:
+            return {tsc_khz, 0};
+        case request::set_tsc_khz:
+            tsc_khz = static_cast<int>(reinterpret_cast<std::uintptr_t>(argument));
+            return {0, 0};
+        case request::get_regs:
+            return give(argument, regs);
+        case request::set_regs:
+            events.exception_pending = 0; // as KVM does
+            return take(regs, argument);
+        case request::get_sregs2:
+            return give(argument, sregs);
+        case request::set_sregs2:
+            return take(sregs, argument);
+        case request::get_xsave:
+            std::memcpy(argument, xsave.data(), 4096);
+            return {0, 0};
+        case request::get_xsave2:
+            std::memcpy(argument, xsave.data(), static_cast<std::size_t>(offered[cap::xsave2]));
+            return {0, 0};
+        case request::set_xsave: // as KVM: what this vCPU's area takes, not what the number says
+            std::memcpy(xsave.data(), argument,
+                        static_cast<std::size_t>(std::max(offered[cap::xsave2], 4096)));
+            return {0, 0};
+        case request::get_xcrs:
+            give(argument, xcrs);
+            if (claimed_xcrs)
+                word(argument, 0, *claimed_xcrs);
+            return {0, 0};
+        case request::set_xcrs:
+            if (word(argument, 0) == 0)
+                return {-1, EINVAL};
+            return take(xcrs, argument);
+        case request::get_debugregs:
+            return give(argument, debugregs);
+        case request::set_debugregs:
+            return take(debugregs, argument);
+        case request::get_vcpu_events:
+            events.flags = events_flags;
+            return give(argument, events);
+        case request::set_vcpu_events:
+            return take(events, argument);
+        case request::get_mp_state:
+            return give(argument, mp_state);
+        case request::set_mp_state:
+            return take(mp_state, argument);
+        case request::get_lapic:
+            if (!lapic)
+                return {-1, EINVAL};
+            return give(argument, *lapic);
+        case request::set_lapic:
+            if (!lapic)
+                return {-1, EINVAL};
+            return take(*lapic, argument);
+        case request::get_nested_state:
+            if (word(argument, 4) < static_cast<std::uint32_t>(extension(kvm::uapi::cap_nested_state)))
+                return {-1, E2BIG};
+            std::memcpy(argument, nested.data(), nested.size());
+            return {0, 0};
+        case request::set_nested_state:
+            nested.resize(word(argument, 4));
+            std::memcpy(nested.data(), argument, nested.size());
+            return {0, 0};
+        default:
+            return {-1, EINVAL};
+        }
+    }
+
+    inline kvm::IoctlResult run() noexcept {
+        RunEnd end;
+        if (!runs.empty()) {
+            end = runs.front();
+            runs.pop_front();
+        } else if (page.immediate_exit != 0) {
+            end.error_number = EINTR;
+        } else {
+            end.exit_reason = 2; // KVM_EXIT_IO
+        }
+        if (end.exit_reason)
+            page.exit_reason = *end.exit_reason;
+        page.suberror = end.suberror;
+        page.ndata = end.ndata;
+        if (end.error_number != 0)
+            return {-1, end.error_number};
+        return {0, 0};
+    }
+
+    inline kvm::IoctlResult msrs(bool set, void* argument) noexcept {
+        const auto count = word(argument, 0);
+        if (count >= 256) // KVM's MAX_IO_MSRS
+            return {-1, E2BIG};
+        if (claimed_msrs)
+            return {*claimed_msrs, 0};
+        auto* at = static_cast<std::byte*>(argument) + 8;
+        for (std::uint32_t i = 0; i < count; ++i, at += sizeof(kvm::uapi::Msr)) {
+            kvm::uapi::Msr entry;
+            std::memcpy(&entry, at, sizeof entry);
+            if (set ? refused.contains(entry.index) : unreadable.contains(entry.index))
+                return {static_cast<int>(i), 0};
+            if (set)
+                msr[entry.index] = entry.value;
+            entry.value = msr[entry.index];
+            std::memcpy(at, &entry, sizeof entry);
+        }
+        return {static_cast<int>(count), 0};
+    }
+};
+
+/// A vCPU with something in every group, unlike any other seed.
+inline FakeKvm busy(kvm::VendorId vendor, unsigned seed = 1) {
+    FakeKvm fake;
+    fake.vendor = vendor;
+    const auto fill = [&](auto& object) {
+        auto bytes = std::as_writable_bytes(std::span{&object, 1});
+        for (std::size_t i = 0; i < bytes.size(); ++i)
+            bytes[i] = static_cast<std::byte>(i * 29 + seed * 7 + sizeof object);
+    };
+    fill(fake.regs);
+    fill(fake.sregs);
+    fill(fake.debugregs);
+    fill(fake.events);
+    fake.events.flags = 0x3d;
+    fake.events.exception_pending = 1;
+    fake.xcrs.count = 1;
+    fake.xcrs.entries[0] = {.index = 0, .reserved = 0, .value = 6 + seed};
+    fill(fake.lapic.emplace());
+    for (std::size_t i = 0; i < fake.xsave.size(); ++i)
+        fake.xsave[i] = static_cast<std::byte>(i * 31 + seed);
+    fake.cpuid.resize(3);
+    for (auto& entry : fake.cpuid)
+        fill(entry);
+    fake.feature_list = {0x480, 0x481, 0x482, 0x483, 0x484, 0x485, 0x487, 0x489, 0x48d, 0x8b};
+    fake.msr_list = {0x10, 0x6e0, 0x3a, 0x480, 0x8b, 0x277, 0xc0010117, 0x4b564d06};
+    for (const auto& list : {fake.feature_list, fake.msr_list})
+        for (const auto index : list)
+            fake.msr[index] = std::uint64_t{index} * 1000 + seed;
+    fake.nested = l2_active(vendor);
+    return fake;
+}
+
+/// What a VMM puts around it. The capabilities are taken to be on.
+inline kvm::WholeVcpu whole(FakeKvm& fake, const kvm::Requirements& requirements = {}) {
+    const auto host = kvm::Host<kvm::Any>::probe(kvm::SystemFd{FakeKvm::system}, fake);
+    fake.calls.clear();
+    return {*host,
+            kvm::already_prepared(requirements),
+            kvm::SystemFd{FakeKvm::system},
+            kvm::VmFd{FakeKvm::vm},
+            kvm::VcpuFd{FakeKvm::vcpu},
+            &fake.page,
+            fake};
+}
+
+/// A saved vCPU.
+inline kvm::VcpuState saved(kvm::VendorId vendor = kvm::VendorId::svm, unsigned seed = 1) {
+    auto fake = busy(vendor, seed);
+    return *whole(fake).save();
+}
+
+} // namespace unit
