@@ -1,0 +1,216 @@
+// SPDX-License-Identifier: MIT
+//
+// What the tests of whole vCPUs share: a virtual machine whose vCPU can be saved, its file, and what a guest
+// tells from there to its end.
+//
+// Include it last, instead of support/lab.hpp: it ends the includes and imports kvm.vcpu.
+#pragma once
+
+#include <chrono>
+#include <initializer_list>
+
+#include "support/lab.hpp"
+
+import kvm.vcpu;
+
+namespace lab {
+
+using namespace std::chrono_literals;
+
+inline kvm::Host<kvm::Any> any_host() {
+    static const kvm::Host<kvm::Any> known = host();
+    return known;
+}
+
+// --- virtual machines
+// ------------------------------------------------------------------------------------------------------
+
+/// A machine and the proof that its vCPUs can be saved whole.
+struct Vm {
+    machine::Machine machine;
+    kvm::Prepared prepared;
+
+    [[nodiscard]] kvm::WholeVcpu whole(unsigned vcpu = 0) const {
+        return {any_host(),
+                prepared,
+                kvm::SystemFd{machine.system_fd()},
+                kvm::VmFd{machine.vm_fd()},
+                kvm::VcpuFd{machine.vcpu_fd(vcpu)},
+                &machine.run_page(vcpu)};
+    }
+};
+
+inline Vm prepared_vm(const machine::Options& options, const kvm::Requirements& requirements = {}) {
+    auto machine = must(machine::Machine::create(options));
+    const auto prepared =
+        must(kvm::prepare(kvm::SystemFd{machine.system_fd()}, kvm::VmFd{machine.vm_fd()}, requirements));
+    return {std::move(machine), prepared};
+}
+
+/// Where a vCPU is restored to: nothing has been done to it, and it has no CPUID.
+inline Vm bare_vm() {
+    return prepared_vm({.supported_cpuid = false});
+}
+
+/// A guest before its first instruction.
+inline Vm started(guests::Image image, const guests::Parameters& parameters) {
+    auto vm = prepared_vm({});
+    must(guests::start(vm.machine, image, parameters));
+    return vm;
+}
+
+inline constexpr std::array paging_modes{guests::nested_paging, std::uint64_t{0}};
+
+// --- files
+// -----------------------------------------------------------------------------------------------------------------
+
+/// Where guest memory is in a file.
+inline constexpr std::uint32_t memory_section = kvm::callers_section | 1;
+
+/// No guest touches more than this (layout.h). The rest is zero before and after.
+inline constexpr std::size_t used_memory = 0x20000;
+
+inline Bytes to_file(const kvm::VcpuState& state, std::span<const std::byte> memory) {
+    Bytes file;
+    const auto append = [&](std::span<const std::byte> bytes) -> std::expected<void, kvm::Error> {
+        file.insert(file.end(), bytes.begin(), bytes.end());
+        return {};
+    };
+    const kvm::Section section{memory_section, memory.first(used_memory)};
+    must(kvm::encode(state, append, {&section, 1}));
+    return file;
+}
+
+/// A file that has been read back. Owns its bytes, since `memory` points into them.
+struct Saved {
+    Bytes file;
+    kvm::VcpuState state;
+    std::span<const std::byte> memory;
+
+    explicit Saved(Bytes bytes) : file{std::move(bytes)} {
+        auto parsed = must(kvm::parse_vcpu(file));
+        if (parsed.sections.size() != 1 || parsed.sections.front().type != memory_section)
+            give_up("the file has no guest memory");
+        state = std::move(parsed.state);
+        memory = parsed.sections.front().bytes;
+    }
+    Saved(Saved&&) = default;
+    Saved(const Saved&) = delete;
+    Saved& operator=(Saved&&) = default;
+    Saved& operator=(const Saved&) = delete;
+
+    [[nodiscard]] kvm::Phase phase() const { return state.nested.phase(); }
+};
+
+/// Saves a vCPU with its VM's memory into a file, and reads that.
+inline Saved save(const Vm& vm, unsigned vcpu = 0) {
+    const auto state = must(vm.whole(vcpu).save()); // completes the pending I/O, so memory comes after it
+    return Saved{to_file(state, vm.machine.memory())};
+}
+
+inline void put_memory(const Vm& vm, std::span<const std::byte> memory) {
+    std::ranges::copy(memory, vm.machine.memory().begin());
+}
+
+/// Whether the vCPU has everything of the state, but for the one MSR that needs an APIC in the kernel.
+inline void check_report(const kvm::RestoreReport& report) {
+    constexpr std::uint32_t async_page_fault_interrupt = 0x4b564d06;
+    for (const auto& refused : report.refused_msrs) {
+        CAPTURE(refused.index);
+        CHECK(refused.index == async_page_fault_interrupt);
+    }
+    CHECK(report.derived_msrs.empty());
+    CHECK_FALSE(report.tsc_khz_refused);
+}
+
+/// Restores into any vCPU, fresh or not.
+inline void restore(const Vm& vm, const Saved& saved, unsigned vcpu = 0) {
+    const auto whole = vm.whole(vcpu);
+    must(whole.abandon());
+    put_memory(vm, saved.memory);
+    check_report(must(whole.restore(saved.state)));
+    CHECK(whole.nested().verify_nested_state(saved.state.nested));
+}
+
+// --- what a guest tells
+// ----------------------------------------------------------------------------------------------------
+
+inline const machine::PortOut* on_port(const machine::Exit& exit, std::uint16_t port) {
+    const auto* out = std::get_if<machine::PortOut>(&exit);
+    return out != nullptr && out->port == port ? out : nullptr;
+}
+
+/// What svm_migrate or svm_stress told until it reported its last number, or did something else.
+struct Story {
+    std::vector<std::uint32_t> progress;                    ///< the rounds that L2 reported
+    std::optional<std::uint32_t> rounds, l1_rounds, checks; ///< from L1 at the end
+    machine::Exit last;
+};
+
+/// Far more than any of the guests takes between two exits, and little enough to wait for one that spins.
+inline constexpr std::chrono::microseconds patience = 3s;
+
+/// Follows the guest from its next exit on.
+inline Story follow(const machine::Machine& machine, unsigned vcpu = 0,
+                    std::chrono::microseconds limit = patience) {
+    constexpr std::size_t too_many = 1000;
+    Story story;
+    while (story.progress.size() < too_many) {
+        story.last = must(machine.run(limit, vcpu));
+        if (const auto* progress = on_port(story.last, guests::port::progress))
+            story.progress.push_back(progress->value);
+        else if (const auto* l1_rounds = on_port(story.last, guests::port::l1_rounds))
+            story.l1_rounds = l1_rounds->value;
+        else if (const auto* rounds = on_port(story.last, guests::port::rounds)) {
+            story.rounds = rounds->value;
+            if (story.l1_rounds) // svm_stress ends here
+                break;
+        } else if (const auto* checks = on_port(story.last, guests::port::checks)) {
+            story.checks = checks->value;
+            break;
+        } else
+            break;
+    }
+    return story;
+}
+
+/// Why this is not how svm_migrate goes on to its end, if its next report has to be `next`; "" if it is.
+inline std::string what_is_wrong(const Story& story, std::uint32_t next, std::uint32_t rounds) {
+    if (on_port(story.last, guests::port::intercepted) != nullptr)
+        return "L2's intercepted OUT comes to user space";
+    if (const auto* unexpected = on_port(story.last, guests::port::unexpected))
+        return std::format("L2 exits to L1 with code {:#x}", unexpected->value);
+    if (!story.rounds || !story.checks)
+        return machine::describe(story.last);
+    if (*story.checks != guests::all_checks)
+        return guests::missing_checks(*story.checks);
+    for (const auto reported : story.progress)
+        if (reported != next++)
+            return std::format("L2 reports {} instead of {}", reported, next - 1);
+    if (next != rounds + 1 || *story.rounds != rounds)
+        return std::format("L1 reports {} rounds instead of {}, L2's last report was {}", *story.rounds,
+                           rounds, next - 1);
+    return "";
+}
+
+inline constexpr std::uint32_t migrate_rounds = 8;
+
+/// svm_migrate right after L2's report of round `round`, its OUT not completed.
+inline Vm svm_migrate_at(std::uint32_t round, std::uint64_t flags) {
+    auto vm = started(guests::svm_migrate(), {.flags = flags, .rounds = migrate_rounds});
+    for (std::uint32_t reported = 0; reported < round;) {
+        const auto exit = must(vm.machine.run());
+        const auto* progress = on_port(exit, guests::port::progress);
+        if (progress == nullptr || progress->value != ++reported)
+            give_up(std::format("on the way to round {}: {}", round, machine::describe(exit)));
+    }
+    return vm;
+}
+
+/// The guest has to go on with the report of round `next` and come to its end with everything right.
+inline void check_goes_on(const Vm& vm, std::uint32_t next) {
+    const auto story = follow(vm.machine);
+    CHECK(what_is_wrong(story, next, migrate_rounds) == "");
+}
+
+} // namespace lab

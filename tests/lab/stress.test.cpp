@@ -1,0 +1,96 @@
+// SPDX-License-Identifier: MIT
+//
+// Migration at points that nobody chose: a timer interrupts L1 and L2 anywhere, and the vCPU moves on at each
+// interruption.
+#include "migration.hpp"
+
+namespace {
+
+using lab::must;
+using lab::Vm;
+using Clock = std::chrono::steady_clock;
+
+/// Where the vCPU was, by what its nested state says.
+struct Classes {
+    unsigned l1_gif_set = 0, l1_gif_clear = 0, l2 = 0, l2_run_pending = 0;
+
+    void count(const kvm::NestedStateBuffer& state) {
+        namespace flag = kvm::uapi::state_flag;
+        if ((state.flags() & flag::guest_mode) != 0)
+            ++((state.flags() & flag::run_pending) != 0 ? l2_run_pending : l2);
+        else
+            ++((state.flags() & flag::gif_set) != 0 ? l1_gif_set : l1_gif_clear);
+    }
+    [[nodiscard]] bool all() const { return l1_gif_set && l1_gif_clear && l2 && l2_run_pending; }
+    [[nodiscard]] unsigned total() const { return l1_gif_set + l1_gif_clear + l2 + l2_run_pending; }
+};
+
+/// 50 to 450 us, each time another.
+std::chrono::microseconds next_limit() {
+    static unsigned number = 0;
+    return std::chrono::microseconds{50 + (number++ * 37) % 401};
+}
+
+/// Runs svm_stress to its end, moving to what `next_vm` gives at each interruption, and checks the counters.
+template <class NextVm>
+void migrate_at_every_interruption(const guests::Parameters& parameters, NextVm&& next_vm, Classes& classes) {
+    const auto source = lab::started(guests::svm_stress(), parameters);
+    const Vm* vm = &source;
+    std::optional<std::uint32_t> l1_rounds;
+    for (;;) {
+        const auto exit = must(vm->machine.run(next_limit()));
+        if (const auto* out = lab::on_port(exit, guests::port::l1_rounds))
+            l1_rounds = out->value;
+        else if (const auto* counted = lab::on_port(exit, guests::port::rounds)) {
+            CHECK(l1_rounds == parameters.rounds);
+            CHECK(counted->value == parameters.rounds * guests::stress_increments);
+            return;
+        } else if (exit != machine::Exit{machine::Interrupted{}})
+            lab::give_up("svm_stress: " + machine::describe(exit));
+
+        const auto saved = lab::save(*vm);
+        classes.count(saved.state.nested);
+        vm = &next_vm();
+        lab::restore(*vm, saved);
+    }
+}
+
+/// Again and again until `time` is over, and no longer than until each class has been hit and `enough`
+/// migrations were made.
+template <class NextVm>
+void stress(const char* where, const guests::Parameters& parameters, std::chrono::seconds time,
+            unsigned enough, NextVm&& next_vm) {
+    Classes classes;
+    unsigned runs = 0;
+    for (const auto end = Clock::now() + time;
+         Clock::now() < end && !(classes.all() && classes.total() >= enough); ++runs)
+        migrate_at_every_interruption(parameters, next_vm, classes);
+    std::println(
+        "count: {} migrations into {}, nested paging {}, in {} runs: L1 with GIF set {}, with GIF clear {}, "
+        "L2 {}, L2 with RUN_PENDING {}",
+        classes.total(), where, parameters.flags != 0 ? "on" : "off", runs, classes.l1_gif_set,
+        classes.l1_gif_clear, classes.l2, classes.l2_run_pending);
+    CHECK(classes.total() > 0);
+}
+
+} // namespace
+
+TEST_CASE("svm_stress moves to a new virtual machine at every interruption, and its counts are exact") {
+    for (const auto flags : lab::paging_modes) {
+        CAPTURE(flags);
+        std::optional<Vm> current;
+        stress("new VMs", {.flags = flags, .rounds = 40}, 4s, 60,
+               [&]() -> const Vm& { return current.emplace(lab::bare_vm()); });
+    }
+}
+
+TEST_CASE(
+    "svm_stress moves through three used virtual machines at every interruption, and its counts are exact") {
+    for (const auto flags : lab::paging_modes) {
+        CAPTURE(flags);
+        const std::array pool{lab::bare_vm(), lab::bare_vm(), lab::bare_vm()};
+        std::size_t turn = 0;
+        stress("used VMs", {.flags = flags, .rounds = 300}, 4s, 400,
+               [&]() -> const Vm& { return pool[turn++ % pool.size()]; });
+    }
+}
