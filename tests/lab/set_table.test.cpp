@@ -920,6 +920,7 @@ TEST_CASE(
         rows.size(), table.through_vcpu(), table.raw_only(), table.unreachable());
     CHECK(table.through_vcpu() + table.raw_only() + table.unreachable() == rows.size());
     CHECK(table.unreachable() == 1);
+    CHECK(table.through_vcpu() == 109); // what parse() takes
 
     std::array<bool, std::to_underlying(Trait::count)> seen = {};
     for (std::size_t trait = 1; trait < seen.size(); ++trait) {
