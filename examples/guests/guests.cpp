@@ -46,6 +46,17 @@ void choose_xcr0(const machine::Machine& machine, unsigned vcpu) {
     } // refused: no AVX; refused again: no XSAVE, and nothing to choose
 }
 
+/// Gives the vCPU a microcode patch level that no vCPU has by itself. Only user space can set it, through one
+/// of KVM's feature MSRs.
+void choose_patch_level(const machine::Machine& machine, unsigned vcpu) {
+    constexpr std::uint32_t msr_patch_level = 0x8b;
+    struct { // kvm_msrs with its one entry
+        std::uint32_t count = 1, padding = 0;
+        kvm_msr_entry entry{.index = msr_patch_level, .reserved = 0, .data = 0x11c0de};
+    } msrs;
+    ::ioctl(machine.vcpu_fd(vcpu), KVM_SET_MSRS, &msrs); // refused: it keeps its own
+}
+
 } // namespace
 
 std::string missing_checks(std::uint32_t checks) {
@@ -63,6 +74,7 @@ std::string missing_checks(std::uint32_t checks) {
 machine::Result<void> start(const machine::Machine& machine, Image image, const Parameters& parameters,
                             unsigned vcpu) {
     choose_xcr0(machine, vcpu);
+    choose_patch_level(machine, vcpu);
     return machine.load(image_address, image)
         .and_then([&] { return machine.load(parameters_address, std::as_bytes(std::span{&parameters, 1})); })
         .and_then([&] { return machine.start_long_mode(image_address, l1_stack, vcpu); });

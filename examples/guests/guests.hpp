@@ -45,6 +45,8 @@ static_assert(offsetof(Parameters, flags) == PARAMETER_FLAGS
 
 /// L1 gives L2 nested page tables. Without it L2's own page tables lead straight to guest physical addresses.
 inline constexpr std::uint64_t nested_paging = PARAMETER_FLAG_NESTED_PAGING;
+/// svm_migrate uses its local APIC, too. It must be in the kernel: machine::Options::kernel_apic.
+inline constexpr std::uint64_t use_apic = PARAMETER_FLAG_APIC;
 
 /// Guest physical addresses. layout.h has the whole map; these are what a program outside the guest has a use
 /// for.
@@ -103,11 +105,14 @@ enum class Phase : std::uint32_t {
 ///     XCRS           l2_xcr0 l2_ymm
 ///     XSAVE          l2_xmm l2_ymm l2_x87
 ///     VCPU_EVENTS    l2_steps
-///     DEBUGREGS      l2_dr0_3 l2_dr7 l2_steps
+///     DEBUGREGS      l2_dr0_3 l2_dr7, and l2_steps without KVM_CAP_EXCEPTION_PAYLOAD
+///     feature MSRs   l2_patch_level
+///     LAPIC          l2_apic, with use_apic
+///     MP_STATE       no report with use_apic on another vCPU than the first: it waits for a SIPI
 ///
-/// Not noticed: MP_STATE (always runnable without an in-kernel interrupt controller), LAPIC (there is none),
-/// feature MSRs and KVM's own MSRs (no guest uses them), CR8, and of the events all but a pending exception.
-/// What the processor does not have cannot get lost: its bits hold.
+/// Not noticed: MP_STATE without use_apic (always runnable), the frequency of the TSC, KVM's own MSRs (no
+/// guest uses them), CR8, and of the events all but a pending exception. What the processor does not have
+/// cannot get lost: its bits hold.
 ///
 /// L2 single-steps the OUT of each progress report, so that completing the OUT (KVM_RUN with immediate_exit)
 /// leaves a #DB pending. There are two more ways to lose that one, and l2_steps shows them:
@@ -135,18 +140,20 @@ enum class Check : std::uint32_t {
     l2_steps = CHECK_L2_STEPS,     ///< one #DB with DR6.BS for each progress report: see below
     l2_msrs = CHECK_L2_MSRS,       ///< the MSRs that VMLOAD loads: STAR to SFMASK, KERNEL_GS_BASE, SYSENTER_*
     l2_tsc_aux = CHECK_L2_TSC_AUX, ///< TSC_AUX; holds where there is no RDTSCP
-    l2_tsc_offset = CHECK_L2_TSC_OFFSET, ///< L2's TSC is ahead of L1's by the TSC_OFFSET of vmcb12
-    l2_tsc = CHECK_L2_TSC,               ///< and L1's is what L1 had set, or later
-    l2_cpuid = CHECK_L2_CPUID,           ///< CPUID says what it said to L1 at the start
-    l1_stack = CHECK_L1_STACK,           ///< RSP, and what is on the stack
-    l1_rflags = CHECK_L1_RFLAGS,         ///< RFLAGS.ID, and not L2's RFLAGS.AC
-    l1_control = CHECK_L1_CONTROL,       ///< CR0, CR3, CR4, EFER; CR0 and CR3 unlike L2's
-    l1_tables = CHECK_L1_TABLES,         ///< GDTR and IDTR; IDTR unlike L2's
-    l1_pat = CHECK_L1_PAT,               ///< PAT
-    l1_hsave = CHECK_L1_HSAVE,           ///< VM_HSAVE_PA
-    l1_msrs = CHECK_L1_MSRS,             ///< the same MSRs, which L1 keeps in memory while L2 runs
-    l1_tsc = CHECK_L1_TSC,               ///< the TSC is L1's own again, without L2's offset
-    l1_ioio = CHECK_L1_IOIO,             ///< L1 has seen one intercepted OUT in each round
+    l2_tsc_offset = CHECK_L2_TSC_OFFSET,   ///< L2's TSC is ahead of L1's by the TSC_OFFSET of vmcb12
+    l2_tsc = CHECK_L2_TSC,                 ///< and L1's is what L1 had set, or later
+    l2_cpuid = CHECK_L2_CPUID,             ///< CPUID says what it said to L1 at the start
+    l2_patch_level = CHECK_L2_PATCH_LEVEL, ///< MSR 8B, which start() sets: a feature MSR for KVM
+    l2_apic = CHECK_L2_APIC,               ///< the APIC's spurious vector; holds without use_apic
+    l1_stack = CHECK_L1_STACK,             ///< RSP, and what is on the stack
+    l1_rflags = CHECK_L1_RFLAGS,           ///< RFLAGS.ID, and not L2's RFLAGS.AC
+    l1_control = CHECK_L1_CONTROL,         ///< CR0, CR3, CR4, EFER; CR0 and CR3 unlike L2's
+    l1_tables = CHECK_L1_TABLES,           ///< GDTR and IDTR; IDTR unlike L2's
+    l1_pat = CHECK_L1_PAT,                 ///< PAT
+    l1_hsave = CHECK_L1_HSAVE,             ///< VM_HSAVE_PA
+    l1_msrs = CHECK_L1_MSRS,               ///< the same MSRs, which L1 keeps in memory while L2 runs
+    l1_tsc = CHECK_L1_TSC,                 ///< the TSC is L1's own again, without L2's offset
+    l1_ioio = CHECK_L1_IOIO,               ///< L1 has seen one intercepted OUT in each round
 };
 
 /// The value on port::checks if nothing got lost.
@@ -177,6 +184,7 @@ inline constexpr std::array named_checks{
     NamedCheck{Check::l2_tsc_offset, "l2_tsc_offset"},
     NamedCheck{Check::l2_tsc, "l2_tsc"},
     NamedCheck{Check::l2_cpuid, "l2_cpuid"},
+    NamedCheck{Check::l2_patch_level, "l2_patch_level"},
     NamedCheck{Check::l1_stack, "l1_stack"},
     NamedCheck{Check::l1_rflags, "l1_rflags"},
     NamedCheck{Check::l1_control, "l1_control"},
@@ -186,6 +194,7 @@ inline constexpr std::array named_checks{
     NamedCheck{Check::l1_msrs, "l1_msrs"},
     NamedCheck{Check::l1_tsc, "l1_tsc"},
     NamedCheck{Check::l1_ioio, "l1_ioio"},
+    NamedCheck{Check::l2_apic, "l2_apic"},
 };
 static_assert(named_checks.size() == std::popcount(all_checks));
 

@@ -43,6 +43,7 @@
 #define PARAMETER_ROUNDS 0x08
 
 #define PARAMETER_FLAG_NESTED_PAGING 0x1
+#define PARAMETER_FLAG_APIC 0x2 // svm_migrate: the local APIC is in the kernel: use it, too
 
 // The data page, relative to GUEST_DATA, 8 bytes each.
 #define DATA_L2_ROUNDS 0x00     // what L2 counted
@@ -55,6 +56,7 @@
 #define DATA_L1_ROUNDS 0x38     // svm_stress: how often L2 came back with VMMCALL
 #define DATA_L1_CR4 0x40        // what L1 had before the first VMRUN
 #define DATA_L2_DR7 0x48        // in how many rounds L2 found its DR7 unchanged
+#define DATA_PATCH_LEVEL 0x50   // the MSR, as L1 saw it at the start
 #define DATA_SCRATCH 0x100
 
 #define FEATURE_XSAVE 0x1
@@ -109,6 +111,7 @@
 #define CHECK_L2_TSC_OFFSET 0x10000
 #define CHECK_L2_TSC 0x20000
 #define CHECK_L2_CPUID 0x40000
+#define CHECK_L2_PATCH_LEVEL 0x80000
 #define CHECK_L1_STACK 0x100000
 #define CHECK_L1_RFLAGS 0x200000
 #define CHECK_L1_CONTROL 0x400000
@@ -118,6 +121,7 @@
 #define CHECK_L1_MSRS 0x4000000
 #define CHECK_L1_TSC 0x8000000
 #define CHECK_L1_IOIO 0x10000000
-#define CHECK_ALL 0x1ff7ffff
+#define CHECK_L2_APIC 0x20000000
+#define CHECK_ALL 0x3fffffff
 
 #endif

@@ -16,6 +16,7 @@
 #define L1_PAT 0x0705040600070406      // unlike PAT_RESET in entries 4, 6 and 7, which nothing here uses
 #define L1_MSR_PATTERN 0x1c00          // 16 bits: SYSENTER_CS holds no more
 #define TSC_AUX 0x11c0a0e5             // L1 and L2 have the same: SVM does not switch it
+#define L1_APIC_SVR 0x11c              // enabled, spurious vector 1c
 #define TSC_START_BIT 40               // L1 sets its TSC to 1 << 40, days ahead of a fresh vCPU
 #define TSC_OFFSET_BIT 44              // and L2's runs 1 << 44 ahead of L1's, far beyond what the guest's life can add
 
@@ -121,6 +122,8 @@
     orl $FEATURE_AVX, GUEST_DATA + DATA_FEATURES
 2:  cpuid_digest
     movq %r14, GUEST_DATA + DATA_CPUID_DIGEST
+    read_msr MSR_PATCH_LEVEL
+    movq %rax, GUEST_DATA + DATA_PATCH_LEVEL
 
 // L1's own known values.
     lgdt gdt_pointer(%rip)
@@ -131,6 +134,13 @@
     testl $FEATURE_TSC_AUX, GUEST_DATA + DATA_FEATURES
     jz 1f
     write_msr MSR_TSC_AUX, TSC_AUX
+1:  testl $PARAMETER_FLAG_APIC, GUEST_PARAMETERS + PARAMETER_FLAGS
+    jz 1f
+    movl $MSR_APIC_BASE, %ecx
+    rdmsr
+    orl $APIC_BASE_EN_EXTD, %eax
+    wrmsr
+    write_msr MSR_X2APIC_SVR, L1_APIC_SVR
 1:  testl $FEATURE_XSAVE, GUEST_DATA + DATA_FEATURES
     jz 1f
     movq %cr4, %rax
@@ -423,6 +433,16 @@ l2_msrs_checked:
     cpuid_digest
     cmpq %r14, GUEST_DATA + DATA_CPUID_DIGEST
     held_if_equal CHECK_L2_CPUID
+
+    read_msr MSR_PATCH_LEVEL
+    cmpq GUEST_DATA + DATA_PATCH_LEVEL, %rax
+    held_if_equal CHECK_L2_PATCH_LEVEL
+
+    testl $PARAMETER_FLAG_APIC, GUEST_PARAMETERS + PARAMETER_FLAGS
+    jz 1f
+    read_msr MSR_X2APIC_SVR
+    cmpq $L1_APIC_SVR, %rax
+1:  held_if_equal CHECK_L2_APIC         // also after the jump, as above
 
     movl %r15d, GUEST_DATA + DATA_L2_CHECKS
     vmmcall

@@ -227,6 +227,8 @@ Result<Machine> Machine::create(const Options& options) {
         return failed("KVM_GET_VCPU_MMAP_SIZE");
 
     auto done = machine.add_memory(options.memory_size);
+    if (done && options.kernel_apic)
+        done = machine.enable_kernel_apic();
     for (unsigned id = 0; done && id < options.vcpus; ++id) {
         done = machine.add_vcpu(id, static_cast<std::size_t>(run_page_size));
         if (done && options.supported_cpuid)
@@ -255,6 +257,15 @@ Result<void> Machine::add_memory(std::size_t size) {
     };
     if (::ioctl(vm_fd(), KVM_SET_USER_MEMORY_REGION, &region) != 0)
         return failed("KVM_SET_USER_MEMORY_REGION");
+    return {};
+}
+
+Result<void> Machine::enable_kernel_apic() const {
+    kvm_enable_cap enable = {};
+    enable.cap = KVM_CAP_SPLIT_IRQCHIP;
+    enable.args[0] = 24; // pins of the IOAPIC that is not there
+    if (::ioctl(vm_fd(), KVM_ENABLE_CAP, &enable) != 0)
+        return failed("KVM_CAP_SPLIT_IRQCHIP");
     return {};
 }
 

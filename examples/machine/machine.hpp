@@ -140,6 +140,9 @@ struct Options {
     /// Give each vCPU all that KVM_GET_SUPPORTED_CPUID offers. Without it the vCPU has no CPUID at all, as
     /// the destination of a migration wants it: its CPUID comes with the state of the source.
     bool supported_cpuid = true;
+    /// Local APICs in the kernel. There is no IOAPIC and no PIC. A vCPU that executes HLT then waits in
+    /// KVM_RUN, and all vCPUs but the first wait for a SIPI until they are set runnable.
+    bool kernel_apic = false;
 };
 
 /// A virtual machine: /dev/kvm, the VM, its memory, its vCPUs. Owns them all, and can be moved but not
@@ -190,6 +193,7 @@ class Machine {
 
     Machine() = default;
     [[nodiscard]] Result<void> add_memory(std::size_t size);
+    [[nodiscard]] Result<void> enable_kernel_apic() const;
     [[nodiscard]] Result<void> add_vcpu(unsigned id, std::size_t run_page_size);
     [[nodiscard]] Result<void> set_supported_cpuid(unsigned vcpu) const;
 
