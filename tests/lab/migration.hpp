@@ -145,6 +145,7 @@ struct Story {
     std::vector<std::uint32_t> progress;                    ///< the rounds that L2 reported
     std::optional<std::uint32_t> rounds, l1_rounds, checks; ///< from L1 at the end
     machine::Exit last;
+    std::string failure; ///< of KVM_RUN itself
 };
 
 /// Far more than any of the guests takes between two exits, and little enough to wait for one that spins.
@@ -156,7 +157,12 @@ inline Story follow(const machine::Machine& machine, unsigned vcpu = 0,
     constexpr std::size_t too_many = 1000;
     Story story;
     while (story.progress.size() < too_many) {
-        story.last = must(machine.run(limit, vcpu));
+        const auto exit = machine.run(limit, vcpu);
+        if (!exit) {
+            story.failure = exit.error().message();
+            break;
+        }
+        story.last = *exit;
         if (const auto* progress = on_port(story.last, guests::port::progress))
             story.progress.push_back(progress->value);
         else if (const auto* l1_rounds = on_port(story.last, guests::port::l1_rounds))
@@ -176,6 +182,8 @@ inline Story follow(const machine::Machine& machine, unsigned vcpu = 0,
 
 /// Why this is not how svm_migrate goes on to its end, if its next report has to be `next`; "" if it is.
 inline std::string what_is_wrong(const Story& story, std::uint32_t next, std::uint32_t rounds) {
+    if (!story.failure.empty())
+        return story.failure;
     if (on_port(story.last, guests::port::intercepted) != nullptr)
         return "L2's intercepted OUT comes to user space";
     if (const auto* unexpected = on_port(story.last, guests::port::unexpected))

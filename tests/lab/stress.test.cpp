@@ -8,6 +8,7 @@ namespace {
 
 using lab::must;
 using lab::Vm;
+using namespace std::chrono_literals;
 using Clock = std::chrono::steady_clock;
 
 /// Where the vCPU was, by what its nested state says.
