@@ -11,7 +11,8 @@ import kvm.nested;
 
 int main() {
     constexpr unsigned count = 4;
-    auto* cpuid = static_cast<kvm_cpuid2*>(std::calloc(1, sizeof(kvm_cpuid2) + (count + 1) * sizeof(kvm_cpuid_entry2)));
+    auto* cpuid =
+        static_cast<kvm_cpuid2*>(std::calloc(1, sizeof(kvm_cpuid2) + (count + 1) * sizeof(kvm_cpuid_entry2)));
     cpuid->nent = count;
     cpuid->entries[0].function = 1;
     kvm_cpuid_entry2* entries = cpuid->entries;
@@ -22,7 +23,8 @@ int main() {
 
     const auto state = kvm::NestedState<kvm::Svm>::parse(
         {reinterpret_cast<const std::byte*>(&raw), static_cast<std::size_t>(raw.size)});
-    const bool right = entries[0].function == 1 && state && state->phase() == kvm::Phase::svm_outside_l2_gif_set
+    const bool right = entries[0].function == 1 && state
+                       && state->phase() == kvm::Phase::svm_outside_l2_gif_set
                        && kvm::uapi::request::get_nested_state == KVM_GET_NESTED_STATE;
     std::free(cpuid);
     return right ? 0 : 1;
