@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: MIT
 //
 // Each way of moving a nested state, through the library and by hand. Never run: tests/bench/count reads
-// the machine code. A pair is raw_NAME and typed_NAME; `alone` is what a program gets that does not handle failure.
+// the machine code. A pair is raw_NAME and typed_NAME; `alone` is what a program gets that does not handle
+// failure.
 //
-// By hand means as a careful program does it: a failure goes out of line, with all that is known about it, and
-// the caller learns whether the call succeeded.
+// By hand means as a careful program does it: a failure goes out of line, with all that is known about it,
+// and the caller learns whether the call succeeded.
 #include <cerrno>
 #include <cstddef>
 #include <cstdint>

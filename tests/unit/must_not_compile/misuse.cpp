@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 //
-// Each block is built twice: as it stands, in which case it must compile, and with the macro of its name, in which case
-// it must not, with the diagnostic that CMakeLists.txt names.
+// Each block is built twice: as it stands, in which case it must compile, and with the macro of its name, in
+// which case it must not, with the diagnostic that CMakeLists.txt names.
 #include <cstddef>
 #include <expected>
 #include <span>

@@ -62,11 +62,11 @@ TEST_CASE("every errno, operation and kind of descriptor has one cause") {
         case ENOTTY:
         case EINVAL:
             if (kind != wanted(operation) && kind != DescriptorKind::unknown)
-                return kind == DescriptorKind::system   ? Errc::system_fd_given
-                       : kind == DescriptorKind::vm     ? Errc::vm_fd_given
-                       : kind == DescriptorKind::vcpu   ? Errc::vcpu_fd_given
+                return kind == DescriptorKind::system    ? Errc::system_fd_given
+                       : kind == DescriptorKind::vm      ? Errc::vm_fd_given
+                       : kind == DescriptorKind::vcpu    ? Errc::vcpu_fd_given
                        : kind == DescriptorKind::not_kvm ? Errc::not_a_kvm_descriptor
-                                                        : Errc::bad_descriptor;
+                                                         : Errc::bad_descriptor;
             if (error_number == ENOTTY)
                 return Errc::not_a_kvm_descriptor;
             return operation == Operation::get_nested_state ? Errc::nesting_off : Errc::refused;
@@ -120,7 +120,8 @@ TEST_CASE("errno is not consulted where the result is not negative") {
                 }
 }
 
-// --- effect ------------------------------------------------------------------------------------------------------------
+// --- effect
+// ------------------------------------------------------------------------------------------------------------
 
 /// How a SET can end, and what GET shows afterwards: the residual states of Linux 6.1 to 7.3.
 struct Ending {
@@ -149,7 +150,8 @@ std::vector<Ending> endings_on_vmx(const Bytes& before, const Bytes& attempted) 
         return endings; // V13: nothing fails behind it
     // The point of no return.
     endings.push_back({"V14", -1, ENOMEM, VmxBlob{}});
-    const VmxBlob vmxon{.vmxon_pa = state.vmxon_pa, .smm_flags = state.smm_flags & 2u ? std::uint16_t{2} : std::uint16_t{0}};
+    const VmxBlob vmxon{.vmxon_pa = state.vmxon_pa,
+                        .smm_flags = state.smm_flags & 2u ? std::uint16_t{2} : std::uint16_t{0}};
     endings.push_back({"V15, V16, V17", -1, EINVAL, vmxon});
     if (state.size > 128) {
         auto current = state;
@@ -214,7 +216,8 @@ TEST_CASE("an ioctl that did not reach the vCPU changed nothing, whatever is kno
             CHECK(classify(Operation::set_nested_state, -1, error_number, {.descriptor = kind}).effect
                   == Effect::unchanged);
     for (const auto kind : {DescriptorKind::system, DescriptorKind::vm})
-        CHECK(classify(Operation::set_nested_state, -1, EINVAL, {.descriptor = kind}).effect == Effect::unchanged);
+        CHECK(classify(Operation::set_nested_state, -1, EINVAL, {.descriptor = kind}).effect
+              == Effect::unchanged);
 }
 
 TEST_CASE("where GET fails as well, what became of the vCPU is undetermined") {
@@ -232,12 +235,14 @@ TEST_CASE("classify survives contexts that are too short to be states") {
         for (const std::size_t other : {0u, 127u, 128u, 4224u}) {
             const auto attempted = std::span{l2}.first(length);
             const auto found = std::span{l2}.first(other);
-            CHECK(classify(Operation::set_nested_state, -1, EINVAL, {.attempted = attempted, .found = found}).code
+            CHECK(classify(Operation::set_nested_state, -1, EINVAL, {.attempted = attempted, .found = found})
+                      .code
                   == Errc::refused);
         }
 }
 
-// --- text --------------------------------------------------------------------------------------------------------------
+// --- text
+// --------------------------------------------------------------------------------------------------------------
 
 TEST_CASE("every cause has a name and a sentence of its own") {
     std::set<std::string_view> names, sentences;

@@ -18,8 +18,8 @@ using kvm::Any;
 using kvm::Errc;
 using kvm::Host;
 using kvm::IoctlResult;
-using kvm::SystemFd;
 using kvm::Svm;
+using kvm::SystemFd;
 using kvm::VendorId;
 using kvm::Vmx;
 using unit::FakeKvm;
@@ -127,7 +127,8 @@ TEST_CASE("a CPUID that cannot be had is an error of its own, with its errno") {
 
 TEST_CASE("a CPUID without the leaves that matter offers nothing") {
     FakeKvm kernel;
-    kernel.cpuid_result = IoctlResult{0, 0}; // "success", and the table is untouched: no entry is trusted blindly
+    kernel.cpuid_result =
+        IoctlResult{0, 0}; // "success", and the table is untouched: no entry is trusted blindly
     kernel.no_cpuid_bits = true;
     FakeKvm without;
     without.no_cpuid_bits = true;

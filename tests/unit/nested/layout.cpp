@@ -67,7 +67,8 @@ static_assert(std::is_empty_v<Host<Vmx>> && std::is_empty_v<Host<Svm>>);
 static_assert(!std::is_default_constructible_v<Host<Vmx>> && !std::is_default_constructible_v<Host<Svm>>
               && !std::is_default_constructible_v<Host<Any>>);
 static_assert(!std::is_constructible_v<Host<Any>, kvm::VendorId>);
-static_assert(!std::is_constructible_v<Host<Vmx>, Host<Svm>> && !std::is_constructible_v<Host<Vmx>, Host<Any>>);
+static_assert(!std::is_constructible_v<Host<Vmx>, Host<Svm>>
+              && !std::is_constructible_v<Host<Vmx>, Host<Any>>);
 static_assert(std::is_convertible_v<Host<Vmx>, Host<Any>>);
 
 // A Vcpu needs the proof of its vendor, and a vCPU's descriptor.
@@ -127,7 +128,8 @@ static_assert(*kvm::phase_of(kvm::VmxFacts{.flags = 1, .vmxon_pa = 0x1000, .vmcs
 static_assert(kvm::phase_of(kvm::VmxFacts{.vmxon_pa = 0x1000, .vmcs12_pa = 0x1000, .size = 4224}).error().code
               == kvm::Errc::bad_vmcs12_address);
 static_assert(*kvm::phase_of(kvm::SvmFacts{.flags = 0x101, .size = 4224}) == Phase::svm_l2_active);
-static_assert(NestedStateBuffer{}.is_empty() && !NestedStateBuffer{}.vendor() && !NestedStateBuffer{}.format());
+static_assert(NestedStateBuffer{}.is_empty() && !NestedStateBuffer{}.vendor()
+              && !NestedStateBuffer{}.format());
 static_assert(NestedStateBuffer::not_in_nested_operation(kvm::VendorId::vmx).vendor() == kvm::VendorId::vmx);
 static_assert(kvm::name(kvm::VendorId::svm) == "SVM" && kvm::capacity(kvm::VendorId::vmx) == 8320);
 

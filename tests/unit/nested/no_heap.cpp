@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 //
-// Everything of kvm.nested but error_category::message in a program in which the heap does not exist. No doctest: it
-// allocates.
+// Everything of kvm.nested but error_category::message in a program in which the heap does not exist. No
+// doctest: it allocates.
 #include <cerrno>
 #include <cstddef>
 #include <cstdint>
@@ -41,7 +41,9 @@ struct Kernel {
     kvm::IoctlResult get{0, 0}, set{0, 0};
     alignas(8) std::byte held[8320]{};
 
-    explicit Kernel(kvm::VendorId id) : vendor{id} { hold(kvm::NestedStateBuffer::not_in_nested_operation(id)); }
+    explicit Kernel(kvm::VendorId id) : vendor{id} {
+        hold(kvm::NestedStateBuffer::not_in_nested_operation(id));
+    }
     void hold(const kvm::NestedStateBuffer& state) { std::memcpy(held, state.bytes().data(), state.size()); }
 
     kvm::IoctlResult operator()(int, unsigned long request, void* argument) noexcept {

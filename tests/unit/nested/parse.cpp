@@ -125,7 +125,8 @@ TEST_CASE("the bytes may lie anywhere") {
         Bytes room(sample.bytes.size() + 16);
         for (std::size_t shift = 0; shift < 16; ++shift) {
             std::ranges::copy(sample.bytes, room.begin() + static_cast<std::ptrdiff_t>(shift));
-            CHECK(parse(sample.vendor, std::span{room}.subspan(shift, sample.bytes.size())).bytes == sample.bytes);
+            CHECK(parse(sample.vendor, std::span{room}.subspan(shift, sample.bytes.size())).bytes
+                  == sample.bytes);
         }
     }
 }
@@ -193,7 +194,8 @@ TEST_CASE("each wrong tag is refused with its own cause and its place") {
 TEST_CASE("a size that the kernel does not produce is refused, even where there are as many bytes") {
     for (const std::uint32_t size : {129u, 1125u, 1126u, 2112u, 4223u, 4225u, 5222u, 8319u, 8321u, 16384u}) {
         CAPTURE(size);
-        refuses(VendorId::vmx, VmxBlob{.vmxon_pa = 0x1000, .vmcs12_pa = 0x2000, .size = size}, Errc::bad_size, 4);
+        refuses(VendorId::vmx, VmxBlob{.vmxon_pa = 0x1000, .vmcs12_pa = 0x2000, .size = size}, Errc::bad_size,
+                4);
         refuses(VendorId::svm, SvmBlob{.flags = 0x101, .size = size}, Errc::bad_size, 4);
     }
     refuses(VendorId::svm, SvmBlob{.flags = 0x101, .size = 8320}, Errc::bad_size, 4);
@@ -260,8 +262,8 @@ TEST_CASE("spellings of one state that the kernel takes are one state") {
 }
 
 TEST_CASE("a shadow VMCS indicator in the revision is no other revision") {
-    const Bytes bytes =
-        VmxBlob{.vmxon_pa = 0x1000, .vmcs12_pa = 0x2000, .size = 4224, .first_word = unit::revision | 1u << 31};
+    const Bytes bytes = VmxBlob{
+        .vmxon_pa = 0x1000, .vmcs12_pa = 0x2000, .size = 4224, .first_word = unit::revision | 1u << 31};
     CHECK(parse_as<NestedState<Vmx>>(bytes).bytes == bytes);
 }
 

@@ -118,16 +118,26 @@ Phase meaning(const kvm::VmxFacts& s) {
 }
 
 Phase meaning(const kvm::SvmFacts& s) {
-    return s.flags & 1 ? Phase::svm_l2_active
-                       : s.flags & 0x100 ? Phase::svm_outside_l2_gif_set : Phase::svm_outside_l2_gif_clear;
+    return s.flags & 1       ? Phase::svm_l2_active
+           : s.flags & 0x100 ? Phase::svm_outside_l2_gif_set
+                             : Phase::svm_outside_l2_gif_clear;
 }
 
-bool size_is_ours(const kvm::VmxFacts& s) { return s.size == 128 || s.size == 4224 || s.size == 8320; }
-bool size_is_ours(const kvm::SvmFacts& s) { return s.size == 128 || s.size == 4224; }
+bool size_is_ours(const kvm::VmxFacts& s) {
+    return s.size == 128 || s.size == 4224 || s.size == 8320;
+}
+bool size_is_ours(const kvm::SvmFacts& s) {
+    return s.size == 128 || s.size == 4224;
+}
 
-/// An SMI that came from L2 leaves a vmcs12 behind; a state without one is taken by the kernel and made by none.
-bool lacks_interrupted_l2(const kvm::VmxFacts& s) { return (s.smm_flags & 1) && s.size == 128; }
-bool lacks_interrupted_l2(const kvm::SvmFacts&) { return false; }
+/// An SMI that came from L2 leaves a vmcs12 behind; a state without one is taken by the kernel and made by
+/// none.
+bool lacks_interrupted_l2(const kvm::VmxFacts& s) {
+    return (s.smm_flags & 1) && s.size == 128;
+}
+bool lacks_interrupted_l2(const kvm::SvmFacts&) {
+    return false;
+}
 
 template <class Facts>
 std::expected<Phase, Errc> expected_of(const Facts& facts) {
@@ -172,7 +182,7 @@ struct Walk {
     }
 };
 
-constexpr std::array<std::uint32_t, 17> sizes = {0,    1,    127,  128,  129,  1125, 1126,       2112,      4223,
+constexpr std::array<std::uint32_t, 17> sizes = {0,    1,    127,  128,  129,  1125, 1126, 2112,       4223,
                                                  4224, 4225, 5221, 5222, 8319, 8320, 8321, 0xffff'ffff};
 
 TEST_CASE("every VMX state has the phase or the refusal that the kernel's rules give it") {
@@ -186,15 +196,17 @@ TEST_CASE("every VMX state has the phase or the refusal that the kernel's rules 
                     continue; // one unknown flag is enough to be refused
                 flags |= static_cast<std::uint16_t>(unknown < 5 ? 0x8 << unknown : 0x10 << unknown);
             }
-            for (const std::uint64_t vmxon_pa : {none, std::uint64_t{0}, std::uint64_t{0x1000}, std::uint64_t{0x1008}})
+            for (const std::uint64_t vmxon_pa :
+                 {none, std::uint64_t{0}, std::uint64_t{0x1000}, std::uint64_t{0x1008}})
                 for (const std::uint64_t vmcs12_pa :
-                     {none, std::uint64_t{0}, std::uint64_t{0x1000}, std::uint64_t{0x2000}, std::uint64_t{0x2001},
-                      std::uint64_t{0x1008}, std::uint64_t{0xffff'ffff'ffff'f000}})
+                     {none, std::uint64_t{0}, std::uint64_t{0x1000}, std::uint64_t{0x2000},
+                      std::uint64_t{0x2001}, std::uint64_t{0x1008}, std::uint64_t{0xffff'ffff'ffff'f000}})
                     for (const unsigned smm_flags : {0u, 1u, 2u, 3u, 4u, 7u, 0x8000u, 0xffffu})
                         for (const std::uint32_t vmx_flags : {0u, 1u, 2u, 0xffff'ffffu})
                             for (const auto size : sizes)
                                 for (const std::uint32_t revision : {0x11e57ed0u, 0x91e57ed0u, 0x11e57ed1u})
-                                    walk.visit(kvm::VmxFacts{flags, vmxon_pa, vmcs12_pa, static_cast<std::uint16_t>(smm_flags), vmx_flags,
+                                    walk.visit(kvm::VmxFacts{flags, vmxon_pa, vmcs12_pa,
+                                                             static_cast<std::uint16_t>(smm_flags), vmx_flags,
                                                              size, revision});
         }
     // Every value of the flags at all.
@@ -208,7 +220,8 @@ TEST_CASE("every VMX state has the phase or the refusal that the kernel's rules 
                                              .size = size});
     // Every value of the SMM flags.
     for (unsigned smm_flags = 0; smm_flags <= 0xffff; ++smm_flags)
-        walk.visit(kvm::VmxFacts{.vmxon_pa = 0x1000, .smm_flags = static_cast<std::uint16_t>(smm_flags), .size = 128});
+        walk.visit(kvm::VmxFacts{
+            .vmxon_pa = 0x1000, .smm_flags = static_cast<std::uint16_t>(smm_flags), .size = 128});
 
     MESSAGE(walk.states, " states, ", walk.phases, " of them with a phase");
     CHECK(walk.seen.size() == 7); // all phases of VMX were met
@@ -247,7 +260,8 @@ TEST_CASE("a canonical header keeps its phase, is canonical, and the kernel take
         for (unsigned flags = 0; flags < 0x110; ++flags)
             for (const std::uint64_t first : {none, std::uint64_t{0x1000}})
                 for (const std::uint64_t second : {none, std::uint64_t{0x2000}})
-                    for (const std::uint64_t third : {0x0ull, 0x2ull, 0x3ull, 0x1'0000'0000ull, 0x1'dead'0002ull})
+                    for (const std::uint64_t third :
+                         {0x0ull, 0x2ull, 0x3ull, 0x1'0000'0000ull, 0x1'dead'0002ull})
                         for (const std::uint32_t size : {128u, 4224u, 8320u}) {
                             kvm::uapi::StateHeader header{.flags = static_cast<std::uint16_t>(flags),
                                                           .format = static_cast<std::uint16_t>(vmx ? 0 : 1),

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 //
-// What the tests of kvm.nested share: states as raw bytes, written without the library's help, and a KVM made of
-// a few dozen lines that answers as the real one is known to (kernel 6.1 to 7.3).
+// What the tests of kvm.nested share: states as raw bytes, written without the library's help, and a KVM made
+// of a few dozen lines that answers as the real one is known to (kernel 6.1 to 7.3).
 module;
 #include <algorithm>
 #include <cerrno>
@@ -153,16 +153,16 @@ class FakeKvm {
   public:
     kvm::VendorId vendor = kvm::VendorId::svm;
     bool nesting = true;
-    int generation = 7;                               ///< of the kernel: 4, 6 or 7
-    std::optional<int> capacity;                      ///< instead of the vendor's
-    std::optional<kvm::IoctlResult> cpuid_result;     ///< instead of success
-    std::uint32_t vmx_bit = 0, svm_bit = 0;           ///< set anyway
+    int generation = 7;                           ///< of the kernel: 4, 6 or 7
+    std::optional<int> capacity;                  ///< instead of the vendor's
+    std::optional<kvm::IoctlResult> cpuid_result; ///< instead of success
+    std::uint32_t vmx_bit = 0, svm_bit = 0;       ///< set anyway
     bool no_cpuid_bits = false;
     std::optional<kvm::IoctlResult> get_result, set_result; ///< instead of success
-    std::optional<std::uint32_t> size_after_get;      ///< instead of the truth
+    std::optional<std::uint32_t> size_after_get;            ///< instead of the truth
     std::optional<std::uint16_t> format_after_get;
-    Bytes held;                                       ///< what the vCPU holds
-    std::optional<Bytes> held_after_set;              ///< what it holds after a SET that fails
+    Bytes held;                          ///< what the vCPU holds
+    std::optional<Bytes> held_after_set; ///< what it holds after a SET that fails
     std::vector<Call> calls;
 
     inline kvm::IoctlResult operator()(int fd, unsigned long request, void* argument) noexcept {

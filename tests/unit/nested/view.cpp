@@ -58,17 +58,18 @@ template <class V>
 constexpr bool shows_a_vmcs12 = has_vmcs12_pa<V> && has_vmcs12<V> && has_enlightened_vmcs<V>;
 template <class V>
 constexpr bool shows_no_vmcs12 = !has_vmcs12_pa<V> && !has_vmcs12<V> && !has_enlightened_vmcs<V>;
-static_assert(shows_no_vmcs12<vmx::Off> && shows_no_vmcs12<vmx::VmxonOnly> && shows_no_vmcs12<vmx::SmmVmxonOnly>);
+static_assert(shows_no_vmcs12<vmx::Off> && shows_no_vmcs12<vmx::VmxonOnly>
+              && shows_no_vmcs12<vmx::SmmVmxonOnly>);
 static_assert(shows_a_vmcs12<vmx::CurrentVmcs> && shows_a_vmcs12<vmx::L2Active>
               && shows_a_vmcs12<vmx::SmmCurrentVmcs> && shows_a_vmcs12<vmx::SmmInterruptedL2>);
 
 // L2 active: not with L1 running, and not in SMM, from where L2 was interrupted.
 template <class V>
-constexpr bool shows_l2 = has_run_pending<V> && has_mtf_pending<V> && has_preemption_timer_deadline<V>
-                          && has_shadow_vmcs12<V>;
+constexpr bool shows_l2 =
+    has_run_pending<V> && has_mtf_pending<V> && has_preemption_timer_deadline<V> && has_shadow_vmcs12<V>;
 template <class V>
-constexpr bool shows_no_l2 = !has_run_pending<V> && !has_mtf_pending<V> && !has_preemption_timer_deadline<V>
-                             && !has_shadow_vmcs12<V>;
+constexpr bool shows_no_l2 =
+    !has_run_pending<V> && !has_mtf_pending<V> && !has_preemption_timer_deadline<V> && !has_shadow_vmcs12<V>;
 static_assert(shows_l2<vmx::L2Active>);
 static_assert(shows_no_l2<vmx::Off> && shows_no_l2<vmx::VmxonOnly> && shows_no_l2<vmx::CurrentVmcs>);
 static_assert(shows_no_l2<vmx::SmmVmxonOnly> && shows_no_l2<vmx::SmmCurrentVmcs>
@@ -82,11 +83,11 @@ static_assert(!has_smm_flags<vmx::Off> && !has_smm_flags<vmx::VmxonOnly> && !has
 
 // SVM: GIF always, a vmcb12 in L2 only.
 template <class V>
-constexpr bool shows_a_vmcb12 = has_vmcb12_pa<V> && has_gpat<V> && has_run_pending<V> && has_control_area<V>
-                                && has_l1_save_area<V>;
+constexpr bool shows_a_vmcb12 =
+    has_vmcb12_pa<V> && has_gpat<V> && has_run_pending<V> && has_control_area<V> && has_l1_save_area<V>;
 template <class V>
-constexpr bool shows_no_vmcb12 = !has_vmcb12_pa<V> && !has_gpat<V> && !has_run_pending<V>
-                                 && !has_control_area<V> && !has_l1_save_area<V>;
+constexpr bool shows_no_vmcb12 =
+    !has_vmcb12_pa<V> && !has_gpat<V> && !has_run_pending<V> && !has_control_area<V> && !has_l1_save_area<V>;
 static_assert(has_gif<svm::OutsideL2GifSet> && has_gif<svm::OutsideL2GifClear> && has_gif<svm::L2Active>);
 static_assert(shows_a_vmcb12<svm::L2Active>);
 static_assert(shows_no_vmcb12<svm::OutsideL2GifSet> && shows_no_vmcb12<svm::OutsideL2GifClear>);
@@ -156,25 +157,24 @@ TEST_CASE("a view of L2 on VMX shows what the header and the pages hold") {
                                                         .deadline = 0xabcdef,
                                                         .size = 8320});
     bool seen = false;
-    state.visit(kvm::overloaded{
-        [&](const vmx::L2Active& l2) {
-            seen = true;
-            CHECK(l2.vmxon_pa() == 0x1000);
-            CHECK(l2.vmcs12_pa().value_or(0) == 0x2000);
-            CHECK_FALSE(l2.enlightened_vmcs());
-            CHECK(l2.run_pending());
-            CHECK(l2.mtf_pending());
-            CHECK(l2.preemption_timer_deadline().value_or(0) == 0xabcdef);
-            CHECK(unit::offset_in(&state, l2.vmcs12().data()) == 128);
-            REQUIRE(l2.shadow_vmcs12().has_value());
-            CHECK(unit::offset_in(&state, l2.shadow_vmcs12()->data()) == 128 + 4096);
-            CHECK(&l2.header() == &state.header());
-        },
-        [](const auto&) {}});
+    state.visit(kvm::overloaded{[&](const vmx::L2Active& l2) {
+                                    seen = true;
+                                    CHECK(l2.vmxon_pa() == 0x1000);
+                                    CHECK(l2.vmcs12_pa().value_or(0) == 0x2000);
+                                    CHECK_FALSE(l2.enlightened_vmcs());
+                                    CHECK(l2.run_pending());
+                                    CHECK(l2.mtf_pending());
+                                    CHECK(l2.preemption_timer_deadline().value_or(0) == 0xabcdef);
+                                    CHECK(unit::offset_in(&state, l2.vmcs12().data()) == 128);
+                                    REQUIRE(l2.shadow_vmcs12().has_value());
+                                    CHECK(unit::offset_in(&state, l2.shadow_vmcs12()->data()) == 128 + 4096);
+                                    CHECK(&l2.header() == &state.header());
+                                },
+                                [](const auto&) {}});
     CHECK(seen);
 
-    const auto plain = parsed<NestedState<Vmx>>(
-        VmxBlob{.flags = 1, .vmxon_pa = 0x1000, .vmcs12_pa = 0x2000, .size = 4224});
+    const auto plain =
+        parsed<NestedState<Vmx>>(VmxBlob{.flags = 1, .vmxon_pa = 0x1000, .vmcs12_pa = 0x2000, .size = 4224});
     plain.visit(kvm::overloaded{[](const vmx::L2Active& l2) {
                                     CHECK_FALSE(l2.run_pending());
                                     CHECK_FALSE(l2.mtf_pending());
@@ -195,10 +195,11 @@ TEST_CASE("an enlightened VMCS has no address") {
 
 TEST_CASE("in SMM the view tells what the SMI interrupted") {
     const auto flags = [](const NestedState<Vmx>& state) {
-        return state.visit(kvm::overloaded{[](const vmx::SmmVmxonOnly& view) { return int{view.smm_flags()}; },
-                                           [](const vmx::SmmCurrentVmcs& view) { return int{view.smm_flags()}; },
-                                           [](const vmx::SmmInterruptedL2& view) { return int{view.smm_flags()}; },
-                                           [](const auto&) { return -1; }});
+        return state.visit(
+            kvm::overloaded{[](const vmx::SmmVmxonOnly& view) { return int{view.smm_flags()}; },
+                            [](const vmx::SmmCurrentVmcs& view) { return int{view.smm_flags()}; },
+                            [](const vmx::SmmInterruptedL2& view) { return int{view.smm_flags()}; },
+                            [](const auto&) { return -1; }});
     };
     CHECK(flags(parsed<NestedState<Vmx>>(VmxBlob{.vmxon_pa = 0x1000, .smm_flags = 2})) == 2);
     CHECK(flags(parsed<NestedState<Vmx>>(
