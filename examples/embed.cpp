@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 //
-// kvm.nested inside a VMM that has its own ioctl layer, its own error type and one vendor. Nothing of VMX is linked.
+// kvm.nested inside a VMM that has its own ioctl layer, its own error type and one vendor. Nothing of VMX is
+// linked.
 #include <cerrno>
 #include <cstdint>
 #include <expected>
@@ -93,7 +94,8 @@ int main() {
         return vmm::complain(restored.error());
     std::println("saved and restored through the VMM's own layer in {} calls: {}", kernel.calls(), snapshot);
 
-    // A failure arrives as the VMM's own type: GIF cannot be clear on a vCPU that never enabled SVM (Linux up to 6.12).
+    // A failure arrives as the VMM's own type: GIF cannot be clear on a vCPU that never enabled SVM (Linux up
+    // to 6.12).
     if (const auto refused = vcpu->restore(kvm::NestedState<vmm::Vendor>::gif_clear()); !refused)
         std::println("as it should be: {}", refused.error().text);
 }
