@@ -221,3 +221,28 @@ TEST_CASE("without completing the pending I/O the OUT happens twice") {
         CHECK(lab::what_is_wrong(story, 3, lab::migrate_rounds) == ""); // L2 itself does not notice
     }
 }
+
+TEST_CASE("a TSC frequency is reported as refused exactly if the vCPU does not get it") {
+    const auto vm = lab::bare_vm();
+    const int own = ::ioctl(vm.machine.vcpu_fd(), KVM_GET_TSC_KHZ, 0);
+    REQUIRE(own > 0);
+    if (::ioctl(vm.machine.vcpu_fd(), KVM_SET_TSC_KHZ, static_cast<long>(own)) != 0)
+        std::println("note: KVM refuses the TSC frequency that its own vCPUs have, {} kHz", own);
+
+    auto saved = lab::save(lab::svm_migrate_at(3, guests::nested_paging));
+    CHECK(saved.state.tsc_khz == static_cast<std::uint32_t>(own));
+    lab::restore(vm, saved); // checks that nothing is reported
+    lab::check_goes_on(vm, 4);
+
+    // Slower than the processor: only a processor that scales the TSC can do that.
+    saved.state.tsc_khz /= 2;
+    const bool scales = ::ioctl(vm.machine.system_fd(), KVM_CHECK_EXTENSION, KVM_CAP_TSC_CONTROL) > 0;
+    for (int attempt = 0; attempt < 2; ++attempt) {
+        must(vm.whole().abandon());
+        lab::put_memory(vm, saved.memory);
+        const auto report = must(vm.whole().restore(saved.state));
+        CHECK(report.tsc_khz_refused == !scales);
+        CHECK(report.complete() == false); // 0x4b564d06, at least
+        lab::check_goes_on(vm, 4);
+    }
+}
