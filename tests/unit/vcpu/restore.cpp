@@ -258,6 +258,19 @@ TEST_CASE("a TSC frequency that this host cannot give is reported") {
     CHECK_FALSE(report->complete());
 }
 
+TEST_CASE("a TSC frequency that is refused is no loss if new vCPUs have it anyway") {
+    const auto state = saved();
+    auto target = busy(VendorId::svm, 2);
+    const auto vcpu = whole(target);
+    target.failure = {.request = request::set_tsc_khz, .error_number = EINVAL};
+    for (const int khz : {2'000'000, 1'999'999}) {
+        target.vm_tsc_khz = khz;
+        const auto report = vcpu.restore(state);
+        REQUIRE(report.has_value());
+        CHECK(report->tsc_khz_refused == (khz != 2'000'000));
+    }
+}
+
 TEST_CASE("a VM that is not prepared for the state is refused before anything is touched") {
     const auto refused = [](const Requirements& needs, const Requirements& has) {
         auto state = saved(VendorId::vmx);

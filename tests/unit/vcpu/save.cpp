@@ -197,6 +197,17 @@ TEST_CASE("more MSRs than KVM takes at once are read in parts") {
         CHECK(msr.value == std::uint64_t{msr.index - 0x1000} * (msr.index - 0x1000));
 }
 
+TEST_CASE("the CPUID entries of a kernel that does not count them are those that it has written") {
+    auto fake = busy(VendorId::svm);
+    fake.keeps_cpuid_count = true;
+    for (const std::size_t count : {0u, 3u, 256u}) {
+        fake.cpuid.resize(count);
+        const auto state = whole(fake).save();
+        REQUIRE(state.has_value());
+        CHECK(state->cpuid == fake.cpuid);
+    }
+}
+
 TEST_CASE("a large XSAVE area is read whole") {
     auto fake = busy(VendorId::svm);
     fake.offered[cap::xsave2] = 11008; // with AMX

@@ -81,7 +81,9 @@ struct FakeKvm {
     std::vector<std::uint32_t> msr_list, feature_list;
     std::map<std::uint32_t, std::uint64_t> msr;
     std::set<std::uint32_t> unreadable, refused;
+    bool keeps_cpuid_count = false; ///< KVM_GET_CPUID2 does not write the count back, as in Linux 6.1
     int tsc_khz = 2'000'000;
+    std::optional<int> vm_tsc_khz; ///< KVM_GET_TSC_KHZ on the VM; none: a kernel that does not know it
     kvm::uapi::Regs regs{};
     kvm::uapi::Sregs2 sregs{};
     Bytes xsave = Bytes(kvm::uapi::xsave_limit);
@@ -197,6 +199,8 @@ struct FakeKvm {
         switch (number) {
         case request::check_extension:
             return {extension(static_cast<std::uint32_t>(reinterpret_cast<std::uintptr_t>(argument))), 0};
+        case request::get_tsc_khz:
+            return vm_tsc_khz ? kvm::IoctlResult{*vm_tsc_khz, 0} : kvm::IoctlResult{-1, ENOTTY};
         case request::enable_cap:
             return take(enabled_on_vm.emplace_back(), argument);
         default:
@@ -213,7 +217,8 @@ struct FakeKvm {
         case request::get_cpuid2:
             if (word(argument, 0) < cpuid.size())
                 return {-1, E2BIG};
-            word(argument, 0, claimed_cpuid.value_or(static_cast<std::uint32_t>(cpuid.size())));
+            if (!keeps_cpuid_count)
+                word(argument, 0, claimed_cpuid.value_or(static_cast<std::uint32_t>(cpuid.size())));
             if (!cpuid.empty())
                 std::memcpy(static_cast<std::byte*>(argument) + 8, cpuid.data(),
                             cpuid.size() * sizeof cpuid[0]);
