@@ -137,7 +137,7 @@ namespace request {
 inline constexpr unsigned long get_api_version = detail::io(0x00);          ///< /dev/kvm
 inline constexpr unsigned long check_extension = detail::io(0x03);          ///< /dev/kvm, VM
 inline constexpr unsigned long get_supported_cpuid = detail::iowr(0x05, 8); ///< /dev/kvm
-inline constexpr unsigned long get_mp_state = detail::ior(0x98, 4);         ///< vCPU
+inline constexpr unsigned long get_tsc_khz = detail::io(0xa3);              ///< vCPU, VM
 inline constexpr unsigned long get_nested_state = detail::iowr(0xbe, 128);  ///< vCPU
 inline constexpr unsigned long set_nested_state = detail::iow(0xbf, 128);   ///< vCPU
 } // namespace request

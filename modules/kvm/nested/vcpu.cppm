@@ -59,7 +59,8 @@ Failure set_failed(IoctlRef ioctl, int fd, IoctlResult result, std::span<const s
 
 export namespace kvm {
 
-/// What kind of descriptor `fd` is. Asks KVM; meant for failing paths.
+/// What kind of descriptor `fd` is. Asks KVM with requests that change nothing; meant for failing paths.
+/// Waits while another thread is in KVM_RUN on a vCPU.
 DescriptorKind descriptor_kind(IoctlRef ioctl, int fd) noexcept;
 
 /// Proof that this machine's KVM nests guests of vendor `V` and that its states fit into our objects. Only

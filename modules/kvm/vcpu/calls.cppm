@@ -24,7 +24,8 @@ struct VcpuCalls {
     IoctlRef ioctl;
 
     /// An ioctl on the vCPU whose only success is 0.
-    std::expected<void, Error> call(Operation operation, unsigned long request, void* argument) const;
+    [[nodiscard]] std::expected<void, Error> call(Operation operation, unsigned long request,
+                                                  void* argument) const;
 
     // What a failed ioctl means, by the descriptor it was on.
     Error vcpu_failed(Operation operation, IoctlResult result) const;
@@ -32,18 +33,20 @@ struct VcpuCalls {
     Error system_failed(Operation operation, IoctlResult result) const;
 
     /// Bytes that KVM_GET_XSAVE2 writes and KVM_SET_XSAVE reads.
-    std::expected<std::size_t, Error> xsave_size() const;
+    [[nodiscard]] std::expected<std::size_t, Error> xsave_size() const;
 
     /// The indices that KVM_GET_MSR_INDEX_LIST or KVM_GET_MSR_FEATURE_INDEX_LIST gives.
-    std::expected<std::vector<std::uint32_t>, Error> msr_list(unsigned long request) const;
+    [[nodiscard]] std::expected<std::vector<std::uint32_t>, Error> msr_list(unsigned long request) const;
     /// Those of the MSRs that the vCPU lets one read, in the order of `indices`.
-    std::expected<std::vector<uapi::Msr>, Error> read_msrs(std::span<const std::uint32_t> indices) const;
+    [[nodiscard]] std::expected<std::vector<uapi::Msr>, Error>
+    read_msrs(std::span<const std::uint32_t> indices) const;
     /// Writes what the vCPU takes. Answers the positions of what it refused.
-    std::expected<std::vector<std::size_t>, Error> write_msrs(std::span<const uapi::Msr> msrs) const;
+    [[nodiscard]] std::expected<std::vector<std::size_t>, Error>
+    write_msrs(std::span<const uapi::Msr> msrs) const;
 
     /// KVM_RUN with immediate_exit: ends the instruction whose I/O user space has handled.
     /// @return Errc::exit_pending: that brought another exit
-    std::expected<void, Error> complete_io() const;
+    [[nodiscard]] std::expected<void, Error> complete_io() const;
 
     // The run page, which the kernel writes behind the compiler's back.
     std::uint8_t immediate_exit() const noexcept;

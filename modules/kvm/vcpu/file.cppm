@@ -78,7 +78,7 @@ class Sink {
               return (*static_cast<std::remove_reference_t<F>*>(object))(bytes);
           }} {}
 
-    inline std::expected<void, Error> operator()(std::span<const std::byte> bytes) const {
+    [[nodiscard]] inline std::expected<void, Error> operator()(std::span<const std::byte> bytes) const {
         return call_(function_, bytes);
     }
 
@@ -90,7 +90,8 @@ class Sink {
 /// Writes the file form. Nothing is written if the state has none.
 /// @return Errc::no_state, Errc::wrong_vendor, Errc::malformed_section (detail: the type), or what the sink
 ///         said
-std::expected<void, Error> encode(const VcpuState& state, Sink sink, std::span<const Section> callers = {});
+[[nodiscard]] std::expected<void, Error> encode(const VcpuState& state, Sink sink,
+                                                std::span<const Section> callers = {});
 
 /// A state and the caller's sections, in the order of the file. Their bytes are those of the input.
 struct ParsedFile {
@@ -102,18 +103,18 @@ struct ParsedFile {
 /// @return Errc::not_our_file to Errc::missing_section, Errc::too_short, Errc::too_long, Errc::wrong_vendor
 ///         (the nested state is not of the header's vendor), or what NestedStateBuffer::parse() says;
 ///         detail: offset in the file, for missing_section the type
-std::expected<ParsedFile, Error> parse_vcpu(std::span<const std::byte> bytes);
+[[nodiscard]] std::expected<ParsedFile, Error> parse_vcpu(std::span<const std::byte> bytes);
 
 /// Writes a file whole or not at all: under another name in the same folder, synced, then renamed. The file
 /// is its owner's alone (mode 0600): it holds what the guest holds. A failure leaves what `path` was before
 /// and nothing else behind; only if the very last step fails, syncing the folder, the new file is there.
 /// @return Errc::file_system with its errno, or what encode() says
-std::expected<void, Error> write_file(const char* path, const VcpuState& state,
-                                      std::span<const Section> callers = {});
+[[nodiscard]] std::expected<void, Error> write_file(const char* path, const VcpuState& state,
+                                                    std::span<const Section> callers = {});
 
 /// The bytes of a regular file of at most `limit` bytes.
 /// @return Errc::file_system with its errno; EFBIG where the file is larger, EINVAL where it is not regular
-std::expected<std::vector<std::byte>, Error> read_file(const char* path,
-                                                       std::size_t limit = std::size_t{1} << 32);
+[[nodiscard]] std::expected<std::vector<std::byte>, Error>
+read_file(const char* path, std::size_t limit = std::size_t{1} << 32);
 
 } // namespace kvm

@@ -43,8 +43,8 @@ class Prepared {
 /// Switches them on, with KVM_ENABLE_CAP on the VM, after asking whether all of them are offered. Once, when
 /// the VM is created. The enlightened VMCS is only asked for: see WholeVcpu::enable_capabilities().
 /// @return Errc::requirement_not_offered; detail: the capability, one of uapi::cap
-std::expected<Prepared, Error> prepare(SystemFd system, VmFd vm, const Requirements& requirements = {},
-                                       IoctlRef ioctl = system_call);
+[[nodiscard]] std::expected<Prepared, Error>
+prepare(SystemFd system, VmFd vm, const Requirements& requirements = {}, IoctlRef ioctl = system_call);
 
 /// For a VMM that has switched them on itself.
 constexpr Prepared already_prepared(const Requirements& requirements) noexcept {

@@ -79,7 +79,7 @@ class WholeVcpu {
     /// exit (has provided the data of an IN, for example). The vCPU can go on running afterwards.
     /// @return Errc::exit_pending: KVM wants another exit handled first;
     ///         Errc::not_prepared: a capability is off (detail), so that the state would not be whole
-    std::expected<VcpuState, Error> save() const;
+    [[nodiscard]] std::expected<VcpuState, Error> save() const;
 
     /// Writes everything, in restore_order. The steps `capabilities` (checked, not switched on), `memory` and
     /// `first_run` are the caller's. The vCPU need not be fresh; see abandon().
@@ -87,25 +87,26 @@ class WholeVcpu {
     /// Before anything is touched: Errc::wrong_vendor, Errc::no_state, Errc::no_vcpu_group (detail: the
     /// section), Errc::not_prepared and Errc::requirement_differs (detail: the capability). After any other
     /// error the vCPU is half restored and must not run: restore again, or give it up.
-    std::expected<RestoreReport, Error> restore(const VcpuState& state) const;
+    [[nodiscard]] std::expected<RestoreReport, Error> restore(const VcpuState& state) const;
 
     /// For tests: restores without some of the steps, to see what a guest makes of that. The vCPU is then
     /// neither what it was nor what was saved.
-    std::expected<RestoreReport, Error> restore_without(StepSet left_out, const VcpuState& state) const;
+    [[nodiscard]] std::expected<RestoreReport, Error> restore_without(StepSet left_out,
+                                                                      const VcpuState& state) const;
 
     /// Makes a vCPU that has run forget what it was in the middle of: completes its I/O and takes it out of
     /// nested operation. restore() does this, too; a VMM that restores into a vCPU that is not fresh calls it
     /// before it restores memory, since both can write to memory.
-    std::expected<void, Error> abandon() const;
+    [[nodiscard]] std::expected<void, Error> abandon() const;
 
     /// Switches on what of the requirements belongs to the vCPU itself: the enlightened VMCS. For a new vCPU
     /// whose CPUID is set and that has not run yet; restore() does it, too.
-    std::expected<void, Error> enable_capabilities() const;
+    [[nodiscard]] std::expected<void, Error> enable_capabilities() const;
 
     /// KVM_RUN, and the verdict on the nested state that was set before. Until it says `ran`, a restore is
     /// provisional: KVM_SET_NESTED_STATE does not look at the pages behind the addresses. Each kernel says it
     /// differently, see the README.
-    std::expected<FirstRun, Error> first_run() const;
+    [[nodiscard]] std::expected<FirstRun, Error> first_run() const;
 
     /// The nested state alone.
     inline Vcpu<Any, IoctlRef> nested() const noexcept { return {host_, calls_.vcpu, calls_.ioctl}; }
@@ -113,8 +114,9 @@ class WholeVcpu {
     inline const Requirements& requirements() const noexcept { return requirements_; }
 
   private:
-    std::expected<void, Error> check(const VcpuState& state) const;
-    std::expected<void, Error> put(Step step, const VcpuState& state, RestoreReport& report) const;
+    [[nodiscard]] std::expected<void, Error> check(const VcpuState& state) const;
+    [[nodiscard]] std::expected<void, Error> put(Step step, const VcpuState& state,
+                                                 RestoreReport& report) const;
 
     Host<Any> host_;
     Requirements requirements_;

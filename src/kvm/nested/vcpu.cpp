@@ -50,8 +50,7 @@ DescriptorKind descriptor_kind(IoctlRef ioctl, int fd) noexcept {
         return DescriptorKind::not_open;
     if (ioctl.with_number(fd, uapi::request::check_extension, uapi::cap_nested_state).value >= 0)
         return DescriptorKind::vm;
-    std::uint32_t mp_state = 0;
-    const auto vcpu = ioctl(fd, uapi::request::get_mp_state, &mp_state);
+    const auto vcpu = ioctl(fd, uapi::request::get_tsc_khz); // needs nothing and changes nothing
     if (vcpu.value >= 0)
         return DescriptorKind::vcpu;
     if (vcpu.error_number == ENOTTY)

@@ -120,11 +120,11 @@ static_assert(KVM_GET_REGS == request::get_regs && KVM_SET_REGS == request::set_
 static_assert(KVM_GET_MSRS == request::get_msrs && KVM_SET_MSRS == request::set_msrs);
 static_assert(KVM_GET_LAPIC == request::get_lapic && KVM_SET_LAPIC == request::set_lapic);
 static_assert(KVM_GET_CPUID2 == request::get_cpuid2 && KVM_SET_CPUID2 == request::set_cpuid2);
-static_assert(KVM_SET_MP_STATE == request::set_mp_state);
+static_assert(KVM_GET_MP_STATE == request::get_mp_state && KVM_SET_MP_STATE == request::set_mp_state);
 static_assert(KVM_GET_VCPU_EVENTS == request::get_vcpu_events
               && KVM_SET_VCPU_EVENTS == request::set_vcpu_events);
 static_assert(KVM_GET_DEBUGREGS == request::get_debugregs && KVM_SET_DEBUGREGS == request::set_debugregs);
-static_assert(KVM_GET_TSC_KHZ == request::get_tsc_khz && KVM_SET_TSC_KHZ == request::set_tsc_khz);
+static_assert(KVM_SET_TSC_KHZ == request::set_tsc_khz);
 static_assert(KVM_GET_XSAVE == request::get_xsave && KVM_SET_XSAVE == request::set_xsave);
 static_assert(KVM_GET_XSAVE2 == request::get_xsave2);
 static_assert(KVM_GET_XCRS == request::get_xcrs && KVM_SET_XCRS == request::set_xcrs);

@@ -31,7 +31,7 @@ static_assert(kvm::uapi::request::set_nested_state == 0x4080aebf);
 static_assert(kvm::uapi::request::check_extension == 0xae03);
 static_assert(kvm::uapi::request::get_api_version == 0xae00);
 static_assert(kvm::uapi::request::get_supported_cpuid == 0xc008ae05);
-static_assert(kvm::uapi::request::get_mp_state == 0x8004ae98);
+static_assert(kvm::uapi::request::get_tsc_khz == 0xaea3);
 static_assert(kvm::uapi::cap_nested_state == 157);
 static_assert(kvm::uapi::state_flag::known == 0x010f);
 static_assert(kvm::uapi::smm_flag::known == 0x3 && kvm::uapi::vmx_flag::known == 0x1);

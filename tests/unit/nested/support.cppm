@@ -183,7 +183,7 @@ class FakeKvm {
             return {reinterpret_cast<std::uint64_t>(argument) == 157 ? nested_capacity() : generation > 4, 0};
         case 0xc008ae05: // KVM_GET_SUPPORTED_CPUID
             return fd == system_fd ? cpuid(static_cast<std::byte*>(argument)) : unknown(fd);
-        case 0x8004ae98: // KVM_GET_MP_STATE
+        case 0xaea3: // KVM_GET_TSC_KHZ
             return fd == vcpu_fd ? kvm::IoctlResult{0, 0} : unknown(fd);
         case 0xc080aebe:
             return fd == vcpu_fd ? get(static_cast<std::byte*>(argument)) : unknown(fd);
