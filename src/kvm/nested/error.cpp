@@ -224,6 +224,12 @@ std::string_view errno_name(int number) noexcept {
         return "ENOSPC";
     case EROFS:
         return "EROFS";
+    case EFBIG:
+        return "EFBIG";
+    case ENAMETOOLONG:
+        return "ENAMETOOLONG";
+    case ELOOP:
+        return "ELOOP";
     case ENOSYS:
         return "ENOSYS";
     default:
