@@ -26,13 +26,13 @@ enum class Errc : std::uint8_t {
     wrong_vendor,      ///< the other vendor's host or state
 
     // The descriptor.
-    bad_descriptor,           ///< EBADF: not open
-    not_a_kvm_descriptor,     ///< open, but nothing of KVM's
-    system_fd_given,          ///< /dev/kvm, where another descriptor belongs
-    vm_fd_given,              ///< a VM, where another descriptor belongs
-    vcpu_fd_given,            ///< a vCPU, where another descriptor belongs
-    other_process_or_dead_vm, ///< EIO: the VM belongs to another process (after fork, too) or KVM has given
-                              ///< it up
+    bad_descriptor,       ///< EBADF: not open
+    not_a_kvm_descriptor, ///< open, but nothing of KVM's
+    system_fd_given,      ///< /dev/kvm, where another descriptor belongs
+    vm_fd_given,          ///< a VM, where another descriptor belongs
+    vcpu_fd_given,        ///< a vCPU, where another descriptor belongs
+    /// EIO: the VM belongs to another process (after fork, too) or KVM has given it up
+    other_process_or_dead_vm,
 
     // The call.
     interrupted,      ///< EINTR: a fatal signal while another thread was in KVM_RUN on this vCPU
@@ -111,17 +111,16 @@ enum class Operation : std::uint8_t {
 
 /// What became of the vCPU's nested state.
 enum class Effect : std::uint8_t {
-    unchanged,         ///< cannot have changed
-    nested_state_lost, ///< the old state is gone and the new one is not in force; clear_nested_state() leads
-                       ///< back
+    unchanged, ///< cannot have changed
+    /// the old state is gone and the new one is not in force; clear_nested_state() leads back
+    nested_state_lost,
     /// GET afterwards does not tell. KVM_SET_NESTED_STATE only, and only where
     /// - GET fails as well, or
     /// - VMX: the vCPU is in VMX operation with the addresses that were to be set, L2 not active. KVM leaves
     ///   that behind after a late failure, and the vCPU may have been so before, or
     /// - VMX: KVM was out of memory and the vCPU is outside VMX operation, where it may have been before, or
     /// - SVM: L2 is active with the state that was to be set, but for bits that KVM rewrites. The one late
-    /// failure,
-    ///   an illegal CR3 of the vCPU, leaves that behind, and the vCPU may have been so before, or
+    ///   failure, an illegal CR3 of the vCPU, leaves that behind, and the vCPU may have been so before, or
     /// - what was to be set is not known: classify() without it.
     undetermined,
 };
