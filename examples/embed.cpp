@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: MIT
 //
-// kvm.nested inside a VMM that has its own ioctl layer, its own error type and one vendor. Nothing of VMX is
-// linked.
+// kvm.nested inside a VMM that has its own ioctl layer, its own error type and one vendor.
 #include <cerrno>
 #include <cstdint>
 #include <expected>
