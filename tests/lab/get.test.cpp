@@ -36,7 +36,6 @@ std::uint32_t size_in(std::span<const std::byte> bytes) {
 } // namespace
 
 // --- the bare ioctl
-// -------------------------------------------------------------------------------------------------
 
 TEST_CASE("the hazard: told of 128 bytes, KVM writes 4224 while L2 runs") {
     for (const std::uint32_t declared : {128u, 129u, 2048u, 4223u}) {
@@ -163,7 +162,6 @@ TEST_CASE("KVM_GET_NESTED_STATE into memory of every kind ends as the table says
 }
 
 // --- the library, with objects that end at a fence
-// ------------------------------------------------------------------
 
 namespace {
 
@@ -239,7 +237,6 @@ TEST_CASE("a smaller object than 4224 bytes for GET does not exist") {
 }
 
 // --- the library, with a fence behind what it declares
-// --------------------------------------------------------------
 
 namespace {
 

@@ -15,7 +15,6 @@ using lab::Vm;
 constexpr std::uint32_t saved_round = 3;
 
 // --- what became of it
-// -----------------------------------------------------------------------------------------------------------
 
 constexpr const char* nothing = ""; // everything went right
 constexpr auto patience = std::chrono::seconds{1};
@@ -33,7 +32,6 @@ std::string restored_without(StepSet left_out, const Vm& vm, const kvm::VcpuStat
 }
 
 // --- scenarios
-// -------------------------------------------------------------------------------------------------------------------
 
 /// In the middle of L2, into a new virtual machine.
 std::string into_new_vm(StepSet left_out, std::uint64_t flags) {
@@ -144,7 +142,6 @@ std::string faster_tsc(StepSet left_out, std::uint64_t flags) {
 }
 
 // --- the table
-// -------------------------------------------------------------------------------------------------------------------
 
 using Scenario = std::string(StepSet left_out, std::uint64_t flags);
 

@@ -23,7 +23,6 @@ inline kvm::Host<kvm::Any> any_host() {
 }
 
 // --- virtual machines
-// ------------------------------------------------------------------------------------------------------
 
 /// A machine and the proof that its vCPUs can be saved whole.
 struct Vm {
@@ -62,7 +61,6 @@ inline Vm started(guests::Image image, const guests::Parameters& parameters) {
 inline constexpr std::array paging_modes{guests::nested_paging, std::uint64_t{0}};
 
 // --- files
-// -----------------------------------------------------------------------------------------------------------------
 
 /// Where guest memory is in a file.
 inline constexpr std::uint32_t memory_section = kvm::callers_section | 1;
@@ -133,7 +131,6 @@ inline void restore(const Vm& vm, const Saved& saved, unsigned vcpu = 0) {
 }
 
 // --- what a guest tells
-// ----------------------------------------------------------------------------------------------------
 
 inline const machine::PortOut* on_port(const machine::Exit& exit, std::uint16_t port) {
     const auto* out = std::get_if<machine::PortOut>(&exit);

@@ -16,7 +16,6 @@ namespace {
 using lab::must;
 
 // --- a row
-// ----------------------------------------------------------------------------------------------------------
 
 /// One thing done to the bytes of the state.
 struct Change {
@@ -117,7 +116,6 @@ struct Row {
 };
 
 // --- the table
-// ------------------------------------------------------------------------------------------------------
 
 constexpr std::uint64_t bit(unsigned number) {
     return std::uint64_t{1} << number;
@@ -482,7 +480,6 @@ constexpr std::array<const char*, std::to_underlying(Trait::count)> trait_names{
 };
 
 // --- vCPUs
-// ----------------------------------------------------------------------------------------------------------
 
 /// KVM_GET_SUPPORTED_CPUID with MAXPHYADDR 40 and without some features, given to a vCPU.
 void set_cpuid(const machine::Machine& machine, std::uint32_t no_8000_0001_ecx,
@@ -564,7 +561,6 @@ const Scene& scene(On on) {
 }
 
 // --- making the bytes
-// -----------------------------------------------------------------------------------------------
 
 constexpr std::size_t input_size = 8320; // more than any row declares and the kernel reads
 
@@ -683,7 +679,6 @@ std::optional<lab::Svm> expressed(const Row& row, const lab::Bytes& bytes) {
 }
 
 // --- issuing it
-// -----------------------------------------------------------------------------------------------------
 
 struct Target {
     int fd;
@@ -752,7 +747,6 @@ TypedResult set_through_vcpu(int fd, const lab::Svm& state) {
 }
 
 // --- judging it
-// -----------------------------------------------------------------------------------------------------
 
 kvm::Errc expected_code(const Row& row, int error_number) {
     switch (row.into) {
@@ -936,7 +930,6 @@ TEST_CASE(
 }
 
 // --- what KVM_RUN makes of a SET that succeeded
-// ---------------------------------------------------------------------
 
 namespace {
 

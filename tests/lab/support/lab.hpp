@@ -48,7 +48,6 @@ using Bytes = std::vector<std::byte>;
 using Svm = kvm::NestedState<kvm::Svm>;
 
 // --- preparing
-// ------------------------------------------------------------------------------------------------------
 
 /// For what is not under test: a failure ends the test.
 [[noreturn]] inline void give_up(const std::string& reason) {
@@ -90,7 +89,6 @@ inline kvm::Vcpu<kvm::Svm> nested(const machine::Machine& machine) {
 }
 
 // --- machines
-// -------------------------------------------------------------------------------------------------------
 
 /// Runs svm_phases until it says that it is in `phase`.
 inline void run_to(const machine::Machine& machine, guests::Phase phase) {
@@ -138,7 +136,6 @@ inline void set_sregs(const machine::Machine& machine, const kvm_sregs2& sregs) 
 }
 
 // --- the ioctls without the library
-// ---------------------------------------------------------------------------------
 
 inline kvm::IoctlResult raw_get(int fd, void* buffer) {
     return kvm::system_call(fd, KVM_GET_NESTED_STATE, buffer);
@@ -197,7 +194,6 @@ inline std::string errno_name(int number) {
 }
 
 // --- fences
-// ---------------------------------------------------------------------------------------------------------
 
 /// Memory of `size` bytes directly in front of a page that nobody can touch: one byte too far is EFAULT for
 /// the kernel and a signal for us.

@@ -121,7 +121,6 @@ TEST_CASE("errno is not consulted where the result is not negative") {
 }
 
 // --- effect
-// ------------------------------------------------------------------------------------------------------------
 
 /// How a SET can end, and what GET shows afterwards: the residual states of Linux 6.1 to 7.3.
 struct Ending {
@@ -242,7 +241,6 @@ TEST_CASE("classify survives contexts that are too short to be states") {
 }
 
 // --- text
-// --------------------------------------------------------------------------------------------------------------
 
 TEST_CASE("every cause has a name and a sentence of its own") {
     std::set<std::string_view> names, sentences;

@@ -195,7 +195,6 @@ TEST_CASE("a vCPU whose vendor was found at run time refuses the other vendor's 
 }
 
 // --- failures
-// ----------------------------------------------------------------------------------------------------------
 
 struct ErrnoRow {
     int error_number;
@@ -363,7 +362,6 @@ TEST_CASE("the failing path of SET asks GET once, with the full capacity, and ne
 }
 
 // --- hostile answers
-// ---------------------------------------------------------------------------------------------------
 
 constexpr std::array<std::uint32_t, 12> hostile_sizes = {0,    1,    127,  129,  1126,       4223,
                                                          4225, 8319, 8321, 8192, 0x80000000, 0xffffffff};
