@@ -21,7 +21,7 @@ constexpr bool before(Step a, Step b) {
     return at(a) < at(b);
 }
 
-// What kernel-rules say, pair by pair.
+// What needs what, pair by pair.
 static_assert(before(Step::capabilities, Step::events));
 static_assert(before(Step::pending_io, Step::memory) && before(Step::clear_nested_state, Step::memory));
 static_assert(before(Step::clear_nested_state, Step::cpuid));
