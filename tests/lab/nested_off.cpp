@@ -4,7 +4,7 @@
 //
 // Up to Linux 6.12 such a KVM still names a capacity and answers both ioctls, and only CPUID tells; 7.x has
 // capacity 0 and refuses both.
-#include "support/lab.hpp"
+#include "support/svm.hpp"
 
 namespace {
 
@@ -21,7 +21,7 @@ int capacity() {
 }
 
 lab::Bytes header(std::uint16_t flags, std::uint32_t size) {
-    lab::Bytes bytes(lab::svm_size);
+    lab::Bytes bytes(lab::svm::state_size);
     lab::store<std::uint16_t>(bytes, lab::flags_at, flags);
     lab::store<std::uint16_t>(bytes, lab::format_at, 1);
     lab::store<std::uint32_t>(bytes, lab::size_at, size);
@@ -51,7 +51,7 @@ TEST_CASE(
     const int fd = machine_without_nesting().vcpu_fd();
     const bool works = capacity() != 0;
 
-    auto buffer = header(0, lab::svm_size);
+    auto buffer = header(0, lab::svm::state_size);
     const auto got = lab::raw_get(fd, buffer.data());
     CHECK(got.value == (works ? 0 : -1));
     if (works) {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 //
-// What the lab's tests share: guests brought to a place of interest, the two ioctls without the library, and
-// memory with a fence behind it.
+// What the lab's tests share: guests brought to a place of interest, the two ioctls without the library. For
+// either vendor; svm.hpp and vmx.hpp add what belongs to one.
 //
 // Include it last: it ends the includes and imports kvm.nested.
 #pragma once
@@ -11,6 +11,9 @@
 #include <machine/machine.hpp>
 
 #include <doctest/doctest.h>
+
+#include "fence.hpp"
+#include "verdict.hpp"
 
 #include <algorithm>
 #include <array>
@@ -36,7 +39,6 @@
 
 #include <fcntl.h>
 #include <sys/ioctl.h>
-#include <sys/mman.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -45,16 +47,10 @@ import kvm.nested;
 namespace lab {
 
 using Bytes = std::vector<std::byte>;
-using Svm = kvm::NestedState<kvm::Svm>;
 
 // --- preparing
 
 /// For what is not under test: a failure ends the test.
-[[noreturn]] inline void give_up(const std::string& reason) {
-    FAIL(reason);
-    std::exit(1); // without exceptions FAIL returns
-}
-
 template <class T>
 T must(machine::Result<T> result) {
     if (!result)
@@ -78,51 +74,53 @@ void must_ioctl(int fd, unsigned long request, T argument, const char* what) {
         give_up(std::format("{}: errno {}", what, errno));
 }
 
-/// The proof that this host nests SVM.
-inline kvm::Host<kvm::Svm> host() {
+/// The proof that this host nests vendor V, or any.
+template <kvm::VendorOrAny V>
+kvm::Host<V> host_of() {
     static const machine::Descriptor system{::open("/dev/kvm", O_RDWR | O_CLOEXEC)};
-    return must(kvm::Host<kvm::Svm>::probe(kvm::SystemFd{system.get()}));
+    return must(kvm::Host<V>::probe(kvm::SystemFd{system.get()}));
+}
+inline kvm::Host<kvm::Any> host() {
+    static const auto host = host_of<kvm::Any>();
+    return host;
+}
+inline bool is_vmx() {
+    return host().vendor() == kvm::VendorId::vmx;
 }
 
-inline kvm::Vcpu<kvm::Svm> nested(const machine::Machine& machine) {
-    return {host(), kvm::VcpuFd{machine.vcpu_fd()}};
+inline kvm::Vcpu<kvm::Any> nested(const machine::Machine& machine, unsigned vcpu = 0) {
+    return {host(), kvm::VcpuFd{machine.vcpu_fd(vcpu)}};
 }
 
 // --- machines
 
-/// Runs svm_phases until it says that it is in `phase`.
+inline const machine::PortOut* on_port(const machine::Exit& exit, std::uint16_t port) {
+    const auto* out = std::get_if<machine::PortOut>(&exit);
+    return out != nullptr && out->port == port ? out : nullptr;
+}
+
+/// Runs a guest that shows its phases on port::phase until it says that it is in this one.
+inline void run_to(const machine::Machine& machine, std::uint32_t phase) {
+    for (;;) {
+        const auto exit = must(machine.run());
+        const auto* out = on_port(exit, guests::port::phase);
+        if (out == nullptr)
+            give_up(std::format("on the way to phase {}: {}", phase, machine::describe(exit)));
+        if (out->value == phase)
+            return;
+    }
+}
 inline void run_to(const machine::Machine& machine, guests::Phase phase) {
-    const machine::Exit wanted =
-        machine::PortOut{.port = guests::port::phase, .size = 4, .value = std::to_underlying(phase)};
-    for (machine::Exit exit = must(machine.run()); exit != wanted; exit = must(machine.run()))
-        if (const auto* out = std::get_if<machine::PortOut>(&exit);
-            out == nullptr || out->port != guests::port::phase)
-            give_up("on the way to phase " + std::to_string(std::to_underlying(phase)) + ": "
-                    + machine::describe(exit));
+    run_to(machine, std::to_underlying(phase));
 }
 
 /// Finishes the port write that the vCPU stopped at. Without it RIP is still in front of the OUT.
-inline void complete_io(const machine::Machine& machine) {
-    machine.run_page().immediate_exit = 1;
-    const auto exit = must(machine.run());
-    machine.run_page().immediate_exit = 0;
+inline void complete_io(const machine::Machine& machine, unsigned vcpu = 0) {
+    machine.run_page(vcpu).immediate_exit = 1;
+    const auto exit = must(machine.run(machine::Machine::watchdog, vcpu));
+    machine.run_page(vcpu).immediate_exit = 0;
     if (!std::holds_alternative<machine::Interrupted>(exit))
         give_up("completing I/O: " + machine::describe(exit));
-}
-
-/// A new machine in which svm_phases has come to `phase`.
-inline machine::Machine machine_at(guests::Phase phase, std::uint64_t flags = guests::nested_paging) {
-    auto machine = must(machine::Machine::create());
-    must(guests::start(machine, guests::svm_phases(), {.flags = flags}));
-    run_to(machine, phase);
-    return machine;
-}
-
-/// A machine whose L2 runs. One for all tests that only look, or put back what they found: a new one takes
-/// some 50 ms in the emulated machine.
-inline const machine::Machine& shared_l2() {
-    static const machine::Machine machine = machine_at(guests::Phase::l2);
-    return machine;
 }
 
 inline kvm_sregs2 get_sregs(const machine::Machine& machine, unsigned vcpu = 0) {
@@ -158,14 +156,14 @@ void store(std::span<std::byte> bytes, std::size_t offset, T value) {
     std::memcpy(bytes.subspan(offset).first(sizeof value).data(), &value, sizeof value);
 }
 
-// Offsets in the header.
-inline constexpr std::size_t flags_at = 0, format_at = 2, size_at = 4, vmcb12_at = 8, gpat_at = 16;
-inline constexpr std::size_t header_size = 128, svm_size = 4224;
+// Offsets in the header that both vendors share.
+inline constexpr std::size_t flags_at = 0, format_at = 2, size_at = 4;
+inline constexpr std::size_t header_size = 128;
 
 /// What the vCPU holds, byte for byte as the kernel tells it.
 inline Bytes read_back(int vcpu_fd) {
-    Bytes bytes(svm_size);
-    store<std::uint32_t>(bytes, size_at, svm_size);
+    Bytes bytes(kvm::Any::capacity);
+    store<std::uint32_t>(bytes, size_at, kvm::Any::capacity);
     if (const auto got = raw_get(vcpu_fd, bytes.data()); got.value != 0)
         give_up(std::format("KVM_GET_NESTED_STATE: {}, errno {}", got.value, got.error_number));
     bytes.resize(load<std::uint32_t>(bytes, size_at));
@@ -192,58 +190,5 @@ inline std::string errno_name(int number) {
         return "errno " + std::to_string(number);
     }
 }
-
-// --- fences
-
-/// Memory of `size` bytes directly in front of a page that nobody can touch: one byte too far is EFAULT for
-/// the kernel and a signal for us.
-class Fenced {
-  public:
-    explicit Fenced(std::size_t size) : size_{size}, usable_{(size + page - 1) / page * page} {
-        void* const address =
-            ::mmap(nullptr, usable_ + page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-        if (address == MAP_FAILED)
-            give_up("mmap");
-        mapping_ = static_cast<std::byte*>(address);
-        if (::mprotect(mapping_ + usable_, page, PROT_NONE) != 0)
-            give_up("mprotect");
-    }
-    Fenced(const Fenced&) = delete;
-    Fenced& operator=(const Fenced&) = delete;
-    ~Fenced() { ::munmap(mapping_, usable_ + page); }
-
-    [[nodiscard]] std::byte* data() const { return mapping_ + usable_ - size_; }
-    [[nodiscard]] std::span<std::byte> bytes() const { return {data(), size_}; }
-    void make_read_only() const {
-        if (::mprotect(mapping_, usable_, PROT_READ) != 0)
-            give_up("mprotect");
-    }
-
-  private:
-    static constexpr std::size_t page = 4096;
-    std::size_t size_;
-    std::size_t usable_;
-    std::byte* mapping_;
-};
-
-/// An object of type T whose last byte is the last one before the fence.
-template <class T>
-class EndingAtFence {
-  public:
-    /// `make` returns the T, which is constructed in place.
-    template <class Make>
-    explicit EndingAtFence(Make&& make) : memory_{sizeof(T)} {
-        static_assert(sizeof(T) % alignof(T) == 0);
-        object_ = new (static_cast<void*>(memory_.data())) T(std::forward<Make>(make)());
-    }
-    ~EndingAtFence() { object_->~T(); }
-
-    T& operator*() const { return *object_; }
-    T* operator->() const { return object_; }
-
-  private:
-    Fenced memory_;
-    T* object_;
-};
 
 } // namespace lab

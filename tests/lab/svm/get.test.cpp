@@ -3,7 +3,9 @@
 // KVM_GET_NESTED_STATE: how far the kernel writes. First the hazard, with the bare ioctl; then that no way
 // through the library leads to it, with objects whose last byte is the last one before a page that nobody can
 // touch.
-#include "support/lab.hpp"
+#include "support/svm.hpp"
+
+TEST_SUITE_BEGIN("svm");
 
 namespace {
 
@@ -17,7 +19,7 @@ const machine::Machine& never_nested() {
 }
 
 const machine::Machine& vcpu_at(bool l2_active) {
-    return l2_active ? lab::shared_l2() : never_nested();
+    return l2_active ? lab::svm::shared_l2() : never_nested();
 }
 
 /// Bytes from the first to the last that GET changed, from `from` on.
@@ -42,13 +44,13 @@ TEST_CASE("the hazard: told of 128 bytes, KVM writes 4224 while L2 runs") {
         CAPTURE(declared);
         lab::Bytes buffer(8320, untouched);
         lab::store(buffer, lab::size_at, declared);
-        const auto got = lab::raw_get(lab::shared_l2().vcpu_fd(), buffer.data());
+        const auto got = lab::raw_get(lab::svm::shared_l2().vcpu_fd(), buffer.data());
         CHECK(got.value == -1);
         CHECK(got.error_number == E2BIG);
-        CHECK(size_in(buffer) == lab::svm_size);
+        CHECK(size_in(buffer) == lab::svm::state_size);
         // A kernel that has learnt to stop is as good. None had in 2026.
         const auto beyond = written(buffer, declared);
-        CHECK((beyond == lab::svm_size - declared || beyond == 0));
+        CHECK((beyond == lab::svm::state_size - declared || beyond == 0));
         if (declared == 128)
             std::println("note: told of {} bytes, this kernel's GET wrote {} more behind them", declared,
                          beyond);
@@ -79,7 +81,7 @@ TEST_CASE("told of enough, KVM writes what the state takes and no byte more") {
             lab::Bytes buffer(8320, untouched);
             lab::store(buffer, lab::size_at, declared);
             CHECK(lab::raw_get(vcpu_at(l2_active).vcpu_fd(), buffer.data()).value == 0);
-            const std::size_t size = l2_active ? lab::svm_size : lab::header_size;
+            const std::size_t size = l2_active ? lab::svm::state_size : lab::header_size;
             CHECK(size_in(buffer) == size);
             CHECK(written(buffer, size) == 0);
         }
@@ -211,7 +213,7 @@ struct Through {
     /// A SET that the kernel refuses looks at the vCPU with a GET of its own.
     static void check_failing_set(const machine::Machine& machine) {
         const auto told = lab::read_back(machine.vcpu_fd());
-        auto bytes = lab::read_back(lab::shared_l2().vcpu_fd());
+        auto bytes = lab::read_back(lab::svm::shared_l2().vcpu_fd());
         lab::store<std::uint32_t>(bytes, lab::header_size + 0x58, 0); // ASID 0
         const lab::EndingAtFence<State> bad{[&] { return must(State::parse(bytes)); }};
         CHECK_FALSE(Through::vcpu(machine).set_nested_state(*bad));
@@ -232,8 +234,8 @@ TEST_CASE("no call with an object in front of a fence reaches the fence") {
 }
 
 TEST_CASE("a smaller object than 4224 bytes for GET does not exist") {
-    CHECK(sizeof(Through<kvm::Svm>::State) == lab::svm_size);
-    CHECK(sizeof(Through<kvm::Any>::State) >= lab::svm_size);
+    CHECK(sizeof(Through<kvm::Svm>::State) == lab::svm::state_size);
+    CHECK(sizeof(Through<kvm::Any>::State) >= lab::svm::state_size);
 }
 
 // --- the library, with a fence behind what it declares
@@ -251,7 +253,7 @@ struct AtFence {
         std::uint32_t size = 0;
         std::memcpy(&size, static_cast<std::byte*>(argument) + lab::size_at, sizeof size);
         declared->push_back(size);
-        if (size < lab::svm_size || size > 8320)
+        if (size < lab::svm::state_size || size > 8320)
             return {-1, ENOSYS}; // the test finds it in `declared`
         const lab::Fenced memory{size};
         std::memcpy(memory.data() + lab::size_at, &size, sizeof size);
@@ -283,12 +285,12 @@ TEST_CASE(
         CAPTURE(l2_active);
         const auto& machine = vcpu_at(l2_active);
         std::vector<std::uint32_t> declared;
-        const kvm::Vcpu vcpu{lab::host(), kvm::VcpuFd{machine.vcpu_fd()}, AtFence{&declared}};
-        const kvm::Vcpu any{kvm::Host<kvm::Any>{lab::host()}, kvm::VcpuFd{machine.vcpu_fd()},
+        const kvm::Vcpu vcpu{lab::svm::host(), kvm::VcpuFd{machine.vcpu_fd()}, AtFence{&declared}};
+        const kvm::Vcpu any{kvm::Host<kvm::Any>{lab::svm::host()}, kvm::VcpuFd{machine.vcpu_fd()},
                             AtFence{&declared}};
 
         const auto saved = must(vcpu.nested_state());
-        lab::Svm into;
+        lab::svm::State into;
         CHECK(vcpu.nested_state(into));
         CHECK(vcpu.nested_state(into));
         CHECK(vcpu.verify_nested_state(saved));
@@ -299,9 +301,9 @@ TEST_CASE(
         CHECK(must(any.nested_state()) == buffer);
         CHECK(declared.size() == 8);
 
-        auto bytes = lab::read_back(lab::shared_l2().vcpu_fd());
+        auto bytes = lab::read_back(lab::svm::shared_l2().vcpu_fd());
         lab::store<std::uint32_t>(bytes, lab::header_size + 0x58, 0); // ASID 0
-        const auto bad = must(lab::Svm::parse(bytes));
+        const auto bad = must(lab::svm::State::parse(bytes));
         CHECK_FALSE(vcpu.set_nested_state(bad));
         CHECK_FALSE(any.set_nested_state(bad));
         CHECK(declared.size() > 8);
@@ -311,24 +313,24 @@ TEST_CASE(
 }
 
 TEST_CASE("after any answer of a seam the next GET into the same object is armed again") {
-    const auto& machine = lab::shared_l2();
+    const auto& machine = lab::svm::shared_l2();
     const auto told = lab::read_back(machine.vcpu_fd());
     for (const int error_number : {0, E2BIG, EFAULT})
         for (const std::uint32_t size : {0u, 127u, 128u, 4223u, 4224u, 4225u, 8320u, 8321u, 0xffff'ffffu}) {
             CAPTURE(error_number);
             CAPTURE(size);
             const Hostile seam{error_number == 0 ? 0 : -1, error_number, size};
-            const kvm::Vcpu hostile{lab::host(), kvm::VcpuFd{machine.vcpu_fd()}, seam};
+            const kvm::Vcpu hostile{lab::svm::host(), kvm::VcpuFd{machine.vcpu_fd()}, seam};
 
-            const lab::EndingAtFence<lab::Svm> state{[] { return lab::Svm{}; }};
+            const lab::EndingAtFence<lab::svm::State> state{[] { return lab::svm::State{}; }};
             CHECK(hostile.nested_state(*state).has_value() == (error_number == 0));
-            CHECK(state->bytes().size() <= sizeof(lab::Svm));
+            CHECK(state->bytes().size() <= sizeof(lab::svm::State));
             if (error_number != 0)
-                CHECK(*state == lab::Svm::not_in_nested_operation());
-            CHECK(lab::nested(machine).nested_state(*state));
+                CHECK(*state == lab::svm::State::not_in_nested_operation());
+            CHECK(lab::svm::nested(machine).nested_state(*state));
             CHECK(std::ranges::equal(state->bytes(), told));
 
-            const kvm::Host<kvm::Any> host{lab::host()};
+            const kvm::Host<kvm::Any> host{lab::svm::host()};
             const lab::EndingAtFence<kvm::NestedStateBuffer> buffer{[] { return kvm::NestedStateBuffer{}; }};
             const auto through = kvm::Vcpu{host, kvm::VcpuFd{machine.vcpu_fd()}, seam}.nested_state(*buffer);
             CHECK(through.has_value() == (error_number == 0));
@@ -340,3 +342,5 @@ TEST_CASE("after any answer of a seam the next GET into the same object is armed
             CHECK(std::ranges::equal(buffer->bytes(), told));
         }
 }
+
+TEST_SUITE_END();

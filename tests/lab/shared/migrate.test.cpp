@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 //
 // A running nested guest moves between virtual machines, through WholeVcpu and the file form.
-#include "migration.hpp"
+#include "support/migration.hpp"
 
 namespace {
 
@@ -32,7 +32,7 @@ Vm svm_phases_at(Phase phase, std::uint64_t flags) {
 
 /// svm_stress interrupted in the middle of L2.
 Vm svm_stress_in_l2(std::uint64_t flags) {
-    auto vm = lab::started(guests::svm_stress(), {.flags = flags, .rounds = 1'000'000});
+    auto vm = lab::started(lab::stress_guest(), {.flags = flags, .rounds = 1'000'000});
     for (int i = 0; i < 1000; ++i) {
         must(vm.machine.run(std::chrono::microseconds{300 + i}));
         if (must(vm.whole().nested().nested_state()).phase() == kvm::Phase::svm_l2_active)
@@ -46,7 +46,7 @@ Vm svm_stress_in_l2(std::uint64_t flags) {
 TEST_CASE("L2 moves to a new virtual machine at each of its reports, and nothing is lost") {
     for (const auto flags : lab::paging_modes) {
         CAPTURE(flags);
-        auto vm = lab::started(guests::svm_migrate(), {.flags = flags, .rounds = lab::migrate_rounds});
+        auto vm = lab::started(lab::migrate_guest(), {.flags = flags, .rounds = lab::migrate_rounds});
         for (std::uint32_t round = 1; round <= lab::migrate_rounds; ++round) {
             CAPTURE(round);
             const auto exit = must(vm.machine.run());
@@ -66,7 +66,7 @@ TEST_CASE("L2 moves to a new virtual machine at each of its reports, and nothing
 TEST_CASE("a state can be restored twice, and the source goes on to the same end as both copies") {
     for (const auto flags : lab::paging_modes) {
         CAPTURE(flags);
-        const auto source = lab::svm_migrate_at(3, flags);
+        const auto source = lab::migrate_guest_at(3, flags);
         const auto saved = lab::save(source);
         const auto first = lab::bare_vm();
         const auto second = lab::bare_vm();
@@ -81,7 +81,7 @@ TEST_CASE("a state can be restored twice, and the source goes on to the same end
 TEST_CASE("what is restored is what a second save finds") {
     for (const auto flags : lab::paging_modes) {
         CAPTURE(flags);
-        const auto saved = lab::save(lab::svm_migrate_at(3, flags));
+        const auto saved = lab::save(lab::migrate_guest_at(3, flags));
         const auto copy = lab::bare_vm();
         lab::restore(copy, saved);
         auto again = must(copy.whole().save());
@@ -129,7 +129,7 @@ TEST_CASE("a guest moves in every phase: before SVM is on, GIF set and clear, in
 TEST_CASE("a guest is rolled back in its own virtual machine, from wherever it has come to") {
     for (const auto flags : lab::paging_modes) {
         CAPTURE(flags);
-        const auto vm = lab::svm_migrate_at(2, flags);
+        const auto vm = lab::migrate_guest_at(2, flags);
         const auto saved = lab::save(vm);
         lab::restore(vm, saved); // at once
         CHECK(must(vm.machine.run()) == machine::Exit{machine::PortOut{guests::port::progress, 4, 3}});
@@ -147,7 +147,7 @@ TEST_CASE("a guest is restored into the vCPU of another guest, whatever phase th
     for (const auto flags : lab::paging_modes) {
         CAPTURE(flags);
         const auto other_flags = flags ^ guests::nested_paging;
-        const auto saved = lab::save(lab::svm_migrate_at(3, flags));
+        const auto saved = lab::save(lab::migrate_guest_at(3, flags));
 
         for (const auto phase : {Phase::svm_off, Phase::gif_clear, Phase::l2, Phase::exited}) {
             CAPTURE(std::to_underlying(phase));
@@ -163,7 +163,7 @@ TEST_CASE("a guest is restored into the vCPU of another guest, whatever phase th
         for (const auto phase : {Phase::svm_off, Phase::gif_clear, Phase::exited_gif}) {
             CAPTURE(std::to_underlying(phase));
             const auto outside = lab::save(svm_phases_at(phase, flags));
-            const auto in_l2 = lab::svm_migrate_at(5, other_flags);
+            const auto in_l2 = lab::migrate_guest_at(5, other_flags);
             lab::restore(in_l2, outside);
             check_goes_on_from(in_l2, phase);
         }
@@ -171,7 +171,7 @@ TEST_CASE("a guest is restored into the vCPU of another guest, whatever phase th
 }
 
 TEST_CASE("a restored vCPU that is cleared no longer verifies, and can be restored again") {
-    const auto saved = lab::save(lab::svm_migrate_at(3, guests::nested_paging));
+    const auto saved = lab::save(lab::migrate_guest_at(3, guests::nested_paging));
     const auto vm = lab::bare_vm();
     lab::restore(vm, saved);
     const auto nested = vm.whole().nested();
@@ -188,7 +188,7 @@ TEST_CASE("a restored vCPU that is cleared no longer verifies, and can be restor
 TEST_CASE("without the nested state L2 runs on as if it were L1, and the guest fails") {
     for (const auto flags : lab::paging_modes) {
         CAPTURE(flags);
-        const auto saved = lab::save(lab::svm_migrate_at(3, flags));
+        const auto saved = lab::save(lab::migrate_guest_at(3, flags));
         const auto vm = lab::bare_vm();
         lab::put_memory(vm, saved.memory);
         must(vm.whole().restore_without(kvm::Step::nested_state, saved.state));
@@ -201,7 +201,7 @@ TEST_CASE("without the nested state L2 runs on as if it were L1, and the guest f
 TEST_CASE("without completing the pending I/O the OUT happens twice") {
     for (const auto flags : lab::paging_modes) {
         CAPTURE(flags);
-        const auto source = lab::svm_migrate_at(3, flags);
+        const auto source = lab::migrate_guest_at(3, flags);
         // save() always completes it, so this is done by hand: the registers and events of before.
         kvm_regs regs = {};
         kvm_vcpu_events events = {};
@@ -229,7 +229,7 @@ TEST_CASE("a TSC frequency is reported as refused exactly if the vCPU does not g
     if (::ioctl(vm.machine.vcpu_fd(), KVM_SET_TSC_KHZ, static_cast<long>(own)) != 0)
         std::println("note: KVM refuses the TSC frequency that its own vCPUs have, {} kHz", own);
 
-    auto saved = lab::save(lab::svm_migrate_at(3, guests::nested_paging));
+    auto saved = lab::save(lab::migrate_guest_at(3, guests::nested_paging));
     CHECK(saved.state.tsc_khz == static_cast<std::uint32_t>(own));
     lab::restore(vm, saved); // checks that nothing is reported
     lab::check_goes_on(vm, 4);

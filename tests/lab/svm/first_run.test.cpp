@@ -5,7 +5,9 @@
 #include <csignal>
 #include <ctime>
 
-#include "migration.hpp"
+#include "support/migration.hpp"
+
+TEST_SUITE_BEGIN("svm");
 
 namespace {
 
@@ -90,7 +92,7 @@ class PendingSignal {
 TEST_CASE("the first run of a good state says that it ran, and the exit is the guest's") {
     for (const auto flags : lab::paging_modes) {
         CAPTURE(flags);
-        const auto saved = lab::save(lab::svm_migrate_at(3, flags));
+        const auto saved = lab::save(lab::migrate_guest_at(3, flags));
         const auto vm = lab::bare_vm();
         lab::restore(vm, saved);
         CHECK(must(vm.whole().first_run()) == FirstRun::ran);
@@ -117,7 +119,7 @@ TEST_CASE(
     "the first run tells of an MSR bitmap without memory behind it, and a good state goes on after it") {
     for (const auto flags : lab::paging_modes) {
         CAPTURE(flags);
-        const auto saved = lab::save(lab::svm_migrate_at(3, flags));
+        const auto saved = lab::save(lab::migrate_guest_at(3, flags));
         const auto vm = lab::bare_vm();
         for (int attempt = 0; attempt < 2; ++attempt) { // into a fresh vCPU, and into one that has failed
             put(vm, saved, with_msr_map_without_memory(saved.state));
@@ -132,11 +134,11 @@ TEST_CASE(
 }
 
 TEST_CASE("the first run tells of page-directory pointers without memory, which kernels say in three ways") {
-    const auto saved = lab::save(lab::svm_migrate_at(3, 0));
+    const auto saved = lab::save(lab::migrate_guest_at(3, 0));
     const auto bad = with_pdptrs_without_memory(saved.state);
 
     // Into a vCPU whose last exit was an OUT: Linux 6.1 leaves that exit as it is.
-    const auto vm = lab::svm_migrate_at(5, 0);
+    const auto vm = lab::migrate_guest_at(5, 0);
     put(vm, saved, bad);
     const auto first = must(vm.machine.run());
     if (first == progress(5))
@@ -157,7 +159,7 @@ TEST_CASE("the first run tells of page-directory pointers without memory, which 
 }
 
 TEST_CASE("with immediate_exit the first run says that it was not yet, for a good state and for a bad one") {
-    const auto saved = lab::save(lab::svm_migrate_at(3, guests::nested_paging));
+    const auto saved = lab::save(lab::migrate_guest_at(3, guests::nested_paging));
     const auto vm = lab::bare_vm();
     const auto not_yet = [&] {
         vm.machine.run_page().immediate_exit = 1;
@@ -177,7 +179,7 @@ TEST_CASE("with immediate_exit the first run says that it was not yet, for a goo
 }
 
 TEST_CASE("a pending signal does not hide the verdict: KVM maps the pages before it looks for signals") {
-    const auto saved = lab::save(lab::svm_migrate_at(3, guests::nested_paging));
+    const auto saved = lab::save(lab::migrate_guest_at(3, guests::nested_paging));
     const auto vm = lab::bare_vm();
     {
         put(vm, saved, with_msr_map_without_memory(saved.state));
@@ -195,3 +197,5 @@ TEST_CASE("a pending signal does not hide the verdict: KVM maps the pages before
     CHECK(vm.machine.last_exit() == progress(4));
     lab::check_goes_on(vm, 5);
 }
+
+TEST_SUITE_END();

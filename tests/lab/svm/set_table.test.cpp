@@ -9,7 +9,9 @@
 //
 // Where kernels differ, the row pins both behaviours, and rows of the same Trait have to agree with each
 // other.
-#include "support/lab.hpp"
+#include "support/svm.hpp"
+
+TEST_SUITE_BEGIN("svm");
 
 namespace {
 
@@ -36,10 +38,10 @@ constexpr Change size(std::uint64_t value) {
     return {Change::Kind::put, lab::size_at, 4, value};
 }
 constexpr Change vmcb12(std::uint64_t value) {
-    return {Change::Kind::put, lab::vmcb12_at, 8, value};
+    return {Change::Kind::put, lab::svm::vmcb12_at, 8, value};
 }
 constexpr Change gpat(std::uint64_t value) {
-    return {Change::Kind::put, lab::gpat_at, 8, value};
+    return {Change::Kind::put, lab::svm::gpat_at, 8, value};
 }
 /// Fields of the VMCB, by their offset in it.
 constexpr Change put(std::uint16_t offset, std::uint16_t width, std::uint64_t value) {
@@ -514,7 +516,7 @@ class Scene {
   public:
     explicit Scene(On on) : on_{on}, machine_{must(machine::Machine::create({.supported_cpuid = false}))} {
         set_cpuid(machine_, on == On::no_svm ? 1u << 2 : 0, on == On::no_npt ? 1u : 0);
-        sregs_ = lab::get_sregs(on == On::fresh || on == On::illegal_cr3 ? machine_ : lab::shared_l2());
+        sregs_ = lab::get_sregs(on == On::fresh || on == On::illegal_cr3 ? machine_ : lab::svm::shared_l2());
         if (on == On::svme_off)
             sregs_.efer &= ~efer_svme;
         if (on == On::illegal_cr3) {
@@ -534,13 +536,13 @@ class Scene {
     void reset(bool l2_active) const {
         if (on_ == On::in_smm)
             set_smm(machine_, false);
-        must(lab::nested(machine_).clear_nested_state());
+        must(lab::svm::nested(machine_).clear_nested_state());
         lab::set_sregs(machine_, sregs_);
         if (on_ == On::in_smm)
             set_smm(machine_, true);
         if (l2_active)
-            must(lab::nested(machine_).set_nested_state(
-                must(lab::Svm::parse(lab::read_back(lab::shared_l2().vcpu_fd())))));
+            must(lab::svm::nested(machine_).set_nested_state(
+                must(lab::svm::State::parse(lab::read_back(lab::svm::shared_l2().vcpu_fd())))));
     }
 
     [[nodiscard]] const machine::Machine& machine() const { return machine_; }
@@ -590,11 +592,11 @@ void perform(const Change& change, std::span<std::byte> bytes) {
 lab::Bytes base_bytes(Base base) {
     lab::Bytes bytes;
     if (base == Base::saved)
-        bytes = lab::read_back(lab::shared_l2().vcpu_fd());
+        bytes = lab::read_back(lab::svm::shared_l2().vcpu_fd());
     bytes.resize(input_size);
     if (base == Base::saved)
         return bytes;
-    std::vector<Change> fields{format(1), size(lab::svm_size), vmcb12(0x3000)};
+    std::vector<Change> fields{format(1), size(lab::svm::state_size), vmcb12(0x3000)};
     if (base == Base::built) {
         fields.insert(fields.end(), {
                                         flags(0x101),
@@ -668,11 +670,11 @@ class Placed {
 };
 
 /// What a state of the library makes of the row; nothing if parse() refuses it, or if it is about an address.
-std::optional<lab::Svm> expressed(const Row& row, const lab::Bytes& bytes) {
+std::optional<lab::svm::State> expressed(const Row& row, const lab::Bytes& bytes) {
     if (row.where != Where::memory)
         return std::nullopt;
     const std::size_t size = lab::load<std::uint32_t>(bytes, lab::size_at);
-    const auto parsed = lab::Svm::parse(std::span{bytes}.first(std::min(size, bytes.size())));
+    const auto parsed = lab::svm::State::parse(std::span{bytes}.first(std::min(size, bytes.size())));
     if (!parsed)
         return std::nullopt;
     return *parsed;
@@ -740,8 +742,8 @@ struct TypedResult {
     kvm::Error error;
 };
 
-TypedResult set_through_vcpu(int fd, const lab::Svm& state) {
-    const kvm::Vcpu vcpu{lab::host(), kvm::VcpuFd{fd}};
+TypedResult set_through_vcpu(int fd, const lab::svm::State& state) {
+    const kvm::Vcpu vcpu{lab::svm::host(), kvm::VcpuFd{fd}};
     const auto put = vcpu.set_nested_state(state);
     return put ? TypedResult{true, {}} : TypedResult{false, put.error()};
 }
@@ -790,9 +792,9 @@ void check_success(const lab::Bytes& set, const lab::Bytes& after) {
     const bool l2 = (flags & 1) != 0;
     CHECK(lab::load<std::uint16_t>(after, lab::flags_at) == flags);
     CHECK(lab::load<std::uint16_t>(after, lab::format_at) == 1);
-    CHECK(after.size() == (l2 ? lab::svm_size : lab::header_size));
-    CHECK(lab::load<std::uint64_t>(after, lab::vmcb12_at)
-          == (l2 ? lab::load<std::uint64_t>(set, lab::vmcb12_at) : 0));
+    CHECK(after.size() == (l2 ? lab::svm::state_size : lab::header_size));
+    CHECK(lab::load<std::uint64_t>(after, lab::svm::vmcb12_at)
+          == (l2 ? lab::load<std::uint64_t>(set, lab::svm::vmcb12_at) : 0));
 }
 
 class Table {
@@ -857,7 +859,7 @@ class Table {
         if (!typed.done)
             check_error(row, typed.error, error_number, before, after_typed);
         else
-            check_verified(row, lab::nested(vcpu.machine()).verify_nested_state(*state));
+            check_verified(row, lab::svm::nested(vcpu.machine()).verify_nested_state(*state));
         return true;
     }
 
@@ -938,14 +940,14 @@ machine::Exit run_with(const machine::Machine& machine, std::span<const Change> 
     auto bytes = lab::read_back(machine.vcpu_fd());
     for (const auto& change : changes)
         perform(change, bytes);
-    CHECK(lab::nested(machine).set_nested_state(must(lab::Svm::parse(bytes))));
+    CHECK(lab::svm::nested(machine).set_nested_state(must(lab::svm::State::parse(bytes))));
     return must(machine.run());
 }
 
 } // namespace
 
 TEST_CASE("a vmcb12 without memory is found out at #VMEXIT, as a shutdown") {
-    const auto machine = lab::machine_at(guests::Phase::l2);
+    const auto machine = lab::svm::machine_at(guests::Phase::l2);
     const std::array changes{vmcb12(no_memory)};
     CHECK(run_with(machine, changes) == machine::Exit{machine::Shutdown{}});
     // 6.x leaves L2 active, 7.x does not.
@@ -955,7 +957,7 @@ TEST_CASE("a vmcb12 without memory is found out at #VMEXIT, as a shutdown") {
 }
 
 TEST_CASE("an MSR bitmap without memory is found out at the first KVM_RUN, as an internal error") {
-    const auto machine = lab::machine_at(guests::Phase::l2);
+    const auto machine = lab::svm::machine_at(guests::Phase::l2);
     const std::array changes{put(msrpm, 8, no_memory), set_bits(intercept3, 4, msr_prot)};
     const auto exit = run_with(machine, changes);
     CAPTURE(machine::describe(exit));
@@ -963,3 +965,5 @@ TEST_CASE("an MSR bitmap without memory is found out at the first KVM_RUN, as an
     REQUIRE(error != nullptr);
     CHECK(error->suberror == 1);
 }
+
+TEST_SUITE_END();

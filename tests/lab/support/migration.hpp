@@ -3,24 +3,19 @@
 // What the tests of whole vCPUs share: a virtual machine whose vCPU can be saved, its file, and what a guest
 // tells from there to its end.
 //
-// Include it last, instead of support/lab.hpp: it ends the includes and imports kvm.vcpu.
+// Include it last, after svm.hpp or vmx.hpp: it ends the includes and imports kvm.vcpu.
 #pragma once
 
 #include <chrono>
 #include <initializer_list>
 
-#include "support/lab.hpp"
+#include "lab.hpp"
 
 import kvm.vcpu;
 
 namespace lab {
 
 using namespace std::chrono_literals;
-
-inline kvm::Host<kvm::Any> any_host() {
-    static const kvm::Host<kvm::Any> known = host();
-    return known;
-}
 
 // --- virtual machines
 
@@ -30,7 +25,7 @@ struct Vm {
     kvm::Prepared prepared;
 
     [[nodiscard]] kvm::WholeVcpu whole(unsigned vcpu = 0) const {
-        return {any_host(),
+        return {host(),
                 prepared,
                 kvm::SystemFd{machine.system_fd()},
                 kvm::VmFd{machine.vm_fd()},
@@ -47,8 +42,21 @@ inline Vm prepared_vm(const machine::Options& options, const kvm::Requirements& 
 }
 
 /// Where a vCPU is restored to: nothing has been done to it, and it has no CPUID.
-inline Vm bare_vm() {
-    return prepared_vm({.supported_cpuid = false});
+inline Vm bare_vm(machine::Options options = {}, const kvm::Requirements& requirements = {}) {
+    options.supported_cpuid = false;
+    return prepared_vm(options, requirements);
+}
+
+// --- the guests that both vendors have
+
+inline guests::Image migrate_guest() {
+    return guests::svm_migrate();
+}
+inline guests::Image phases_guest() {
+    return guests::svm_phases();
+}
+inline guests::Image stress_guest() {
+    return guests::svm_stress();
 }
 
 /// A guest before its first instruction.
@@ -66,7 +74,7 @@ inline constexpr std::array paging_modes{guests::nested_paging, std::uint64_t{0}
 inline constexpr std::uint32_t memory_section = kvm::callers_section | 1;
 
 /// No guest touches more than this (layout.h). The rest is zero before and after.
-inline constexpr std::size_t used_memory = 0x20000;
+inline constexpr std::size_t used_memory = 0x40000;
 
 inline Bytes to_file(const kvm::VcpuState& state, std::span<const std::byte> memory) {
     Bytes file;
@@ -132,12 +140,7 @@ inline void restore(const Vm& vm, const Saved& saved, unsigned vcpu = 0) {
 
 // --- what a guest tells
 
-inline const machine::PortOut* on_port(const machine::Exit& exit, std::uint16_t port) {
-    const auto* out = std::get_if<machine::PortOut>(&exit);
-    return out != nullptr && out->port == port ? out : nullptr;
-}
-
-/// What svm_migrate or svm_stress told until it reported its last number, or did something else.
+/// What the migrate or the stress guest told until it reported its last number, or did something else.
 struct Story {
     std::vector<std::uint32_t> progress;                    ///< the rounds that L2 reported
     std::optional<std::uint32_t> rounds, l1_rounds, checks; ///< from L1 at the end
@@ -166,7 +169,7 @@ inline Story follow(const machine::Machine& machine, unsigned vcpu = 0,
             story.l1_rounds = l1_rounds->value;
         else if (const auto* rounds = on_port(story.last, guests::port::rounds)) {
             story.rounds = rounds->value;
-            if (story.l1_rounds) // svm_stress ends here
+            if (story.l1_rounds) // the stress guest ends here
                 break;
         } else if (const auto* checks = on_port(story.last, guests::port::checks)) {
             story.checks = checks->value;
@@ -177,7 +180,8 @@ inline Story follow(const machine::Machine& machine, unsigned vcpu = 0,
     return story;
 }
 
-/// Why this is not how svm_migrate goes on to its end, if its next report has to be `next`; "" if it is.
+/// Why this is not how the migrate guest goes on to its end, if its next report has to be `next`; "" if it
+/// is.
 inline std::string what_is_wrong(const Story& story, std::uint32_t next, std::uint32_t rounds) {
     if (!story.failure.empty())
         return story.failure;
@@ -200,9 +204,9 @@ inline std::string what_is_wrong(const Story& story, std::uint32_t next, std::ui
 
 inline constexpr std::uint32_t migrate_rounds = 8;
 
-/// svm_migrate right after L2's report of round `round`, its OUT not completed.
-inline Vm svm_migrate_at(std::uint32_t round, std::uint64_t flags) {
-    auto vm = started(guests::svm_migrate(), {.flags = flags, .rounds = migrate_rounds});
+/// The migrate guest right after L2's report of round `round`, its OUT not completed.
+inline Vm migrate_guest_at(std::uint32_t round, std::uint64_t flags) {
+    auto vm = started(migrate_guest(), {.flags = flags, .rounds = migrate_rounds});
     for (std::uint32_t reported = 0; reported < round;) {
         const auto exit = must(vm.machine.run());
         const auto* progress = on_port(exit, guests::port::progress);

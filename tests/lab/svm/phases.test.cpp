@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: MIT
 //
 // Each phase that a vCPU with SVM can be in, saved from a real one and put into another.
-#include "support/lab.hpp"
+#include "support/svm.hpp"
+
+TEST_SUITE_BEGIN("svm");
 
 namespace {
 
@@ -29,7 +31,7 @@ constexpr Expected l2_active{kvm::Phase::svm_l2_active, guest_mode | gif_set, 42
 
 /// The same through every way there is to read a state.
 void check_saved(const machine::Machine& machine, const Expected& expected) {
-    const auto by_value = must(lab::nested(machine).nested_state());
+    const auto by_value = must(lab::svm::nested(machine).nested_state());
     CHECK(by_value.phase() == expected.phase);
     CHECK(by_value.flags() == expected.flags);
     CHECK(by_value.bytes().size() == expected.size);
@@ -37,8 +39,8 @@ void check_saved(const machine::Machine& machine, const Expected& expected) {
     CHECK(by_value.header().vendor[0] == expected.vmcb12_pa);
     CHECK(std::ranges::equal(by_value.bytes(), lab::read_back(machine.vcpu_fd())));
 
-    lab::Svm in_place;
-    CHECK(lab::nested(machine).nested_state(in_place));
+    lab::svm::State in_place;
+    CHECK(lab::svm::nested(machine).nested_state(in_place));
     CHECK(in_place == by_value);
 
     const auto host = must(kvm::Host<kvm::Any>::probe(kvm::SystemFd{machine.system_fd()}));
@@ -50,15 +52,15 @@ void check_saved(const machine::Machine& machine, const Expected& expected) {
     CHECK(std::ranges::equal(unified.bytes(), by_value.bytes()));
     CHECK(must(unified.to<kvm::Svm>()) == by_value);
     CHECK(vcpu.verify_nested_state(unified));
-    CHECK(must(lab::Svm::parse(by_value.bytes())) == by_value);
+    CHECK(must(lab::svm::State::parse(by_value.bytes())) == by_value);
 }
 
 /// Saves from `machine`, restores into a fresh one and looks at what that holds.
 void check_restored_elsewhere(const machine::Machine& machine, const Expected& expected) {
-    const auto saved = must(lab::nested(machine).nested_state());
+    const auto saved = must(lab::svm::nested(machine).nested_state());
     const auto other = destination();
     lab::set_sregs(other, lab::get_sregs(machine)); // brings EFER.SVME, without which GIF cannot be clear
-    const auto vcpu = lab::nested(other);
+    const auto vcpu = lab::svm::nested(other);
     CHECK(vcpu.set_nested_state(saved));
     CHECK(vcpu.verify_nested_state(saved));
     check_saved(other, expected);
@@ -98,9 +100,9 @@ TEST_CASE("every phase is saved as what it is, and is the same after a restore i
 }
 
 TEST_CASE("GIF cleared by CLGI survives, and STGI is seen again") {
-    const auto source = lab::machine_at(Phase::gif_clear);
-    const auto saved = must(lab::nested(source).nested_state());
-    CHECK(saved == lab::Svm::gif_clear());
+    const auto source = lab::svm::machine_at(Phase::gif_clear);
+    const auto saved = must(lab::svm::nested(source).nested_state());
+    CHECK(saved == lab::svm::State::gif_clear());
     CHECK(saved.visit([](const auto& view) {
         if constexpr (requires { view.gif(); })
             return !view.gif();
@@ -109,18 +111,18 @@ TEST_CASE("GIF cleared by CLGI survives, and STGI is seen again") {
 
     const auto other = destination();
     lab::set_sregs(other, lab::get_sregs(source));
-    CHECK(lab::nested(other).set_nested_state(saved));
+    CHECK(lab::svm::nested(other).set_nested_state(saved));
     CHECK(lab::load<std::uint16_t>(lab::read_back(other.vcpu_fd()), lab::flags_at) == 0);
 
     lab::run_to(source, Phase::gif_set);
-    CHECK(must(lab::nested(source).nested_state()) == lab::Svm::not_in_nested_operation());
+    CHECK(must(lab::svm::nested(source).nested_state()) == lab::svm::State::not_in_nested_operation());
 }
 
 TEST_CASE("the views of an active L2 show L1's vmcb12 controls and what #VMEXIT will return to") {
     for (const std::uint64_t flags : {guests::nested_paging, std::uint64_t{0}}) {
         CAPTURE(flags);
-        const auto machine = lab::machine_at(Phase::l2, flags);
-        const auto saved = must(lab::nested(machine).nested_state());
+        const auto machine = lab::svm::machine_at(Phase::l2, flags);
+        const auto saved = must(lab::svm::nested(machine).nested_state());
         const bool seen = saved.visit(kvm::overloaded{
             [&](const kvm::svm::L2Active& l2) {
                 CHECK(l2.gif());
@@ -170,17 +172,17 @@ TEST_CASE("the views of an active L2 show L1's vmcb12 controls and what #VMEXIT 
 }
 
 TEST_CASE("clearing takes a vCPU out of L2, and clears GIF's absence, too") {
-    const auto machine = lab::machine_at(Phase::l2);
-    const auto vcpu = lab::nested(machine);
+    const auto machine = lab::svm::machine_at(Phase::l2);
+    const auto vcpu = lab::svm::nested(machine);
     CHECK(vcpu.clear_nested_state());
     check_saved(machine, outside_gif_set);
-    CHECK(vcpu.set_nested_state(lab::Svm::gif_clear()));
+    CHECK(vcpu.set_nested_state(lab::svm::State::gif_clear()));
     check_saved(machine, outside_gif_clear);
     CHECK(vcpu.clear_nested_state());
     check_saved(machine, outside_gif_set);
 
     const auto host = must(kvm::Host<kvm::Any>::probe(kvm::SystemFd{machine.system_fd()}));
-    CHECK(vcpu.set_nested_state(lab::Svm::gif_clear()));
+    CHECK(vcpu.set_nested_state(lab::svm::State::gif_clear()));
     CHECK(kvm::Vcpu{host, kvm::VcpuFd{machine.vcpu_fd()}}.clear_nested_state());
     check_saved(machine, outside_gif_set);
 }
@@ -188,20 +190,20 @@ TEST_CASE("clearing takes a vCPU out of L2, and clears GIF's absence, too") {
 TEST_CASE("a vCPU whose EFER.SVME is clear can be cleared, as often as one likes") {
     const auto machine = destination();
     for (int i = 0; i < 2; ++i)
-        CHECK(lab::nested(machine).clear_nested_state());
+        CHECK(lab::svm::nested(machine).clear_nested_state());
     check_saved(machine, outside_gif_set);
 }
 
 TEST_CASE("verifying succeeds on what was set and names the first difference on anything else") {
-    const auto machine = lab::machine_at(Phase::l2);
-    const auto vcpu = lab::nested(machine);
+    const auto machine = lab::svm::machine_at(Phase::l2);
+    const auto vcpu = lab::svm::nested(machine);
     const auto saved = must(vcpu.nested_state());
     CHECK(vcpu.verify_nested_state(saved));
 
     lab::Bytes bytes{saved.bytes().begin(), saved.bytes().end()};
     constexpr std::size_t asid = lab::header_size + 0x58;
     lab::store<std::uint32_t>(bytes, asid, 2);
-    const auto other = must(lab::Svm::parse(bytes));
+    const auto other = must(lab::svm::State::parse(bytes));
     const auto verdict = vcpu.verify_nested_state(other);
     REQUIRE_FALSE(verdict);
     CHECK(verdict.error().code == kvm::Errc::not_equivalent);
@@ -211,7 +213,7 @@ TEST_CASE("verifying succeeds on what was set and names the first difference on 
 
     CHECK(vcpu.set_nested_state(other));
     CHECK(vcpu.verify_nested_state(other));
-    const auto shorter = vcpu.verify_nested_state(lab::Svm::not_in_nested_operation());
+    const auto shorter = vcpu.verify_nested_state(lab::svm::State::not_in_nested_operation());
     REQUIRE_FALSE(shorter);
     CHECK(shorter.error().code == kvm::Errc::not_equivalent);
     CHECK(shorter.error().detail == lab::flags_at); // GUEST_MODE
@@ -220,13 +222,13 @@ TEST_CASE("verifying succeeds on what was set and names the first difference on 
 TEST_CASE("a refused SET leaves the vCPU as it was, in L2 and outside") {
     for (const Phase phase : {Phase::gif_clear, Phase::l2}) {
         CAPTURE(std::to_underlying(phase));
-        const auto machine = lab::machine_at(phase);
-        const auto vcpu = lab::nested(machine);
+        const auto machine = lab::svm::machine_at(phase);
+        const auto vcpu = lab::svm::nested(machine);
         const auto before = lab::read_back(machine.vcpu_fd());
 
-        auto bytes = lab::read_back(lab::shared_l2().vcpu_fd());
+        auto bytes = lab::read_back(lab::svm::shared_l2().vcpu_fd());
         lab::store<std::uint32_t>(bytes, lab::header_size + 0x58, 0); // ASID 0: S10
-        const auto put = vcpu.set_nested_state(must(lab::Svm::parse(bytes)));
+        const auto put = vcpu.set_nested_state(must(lab::svm::State::parse(bytes)));
         REQUIRE_FALSE(put);
         CHECK(put.error().code == kvm::Errc::refused);
         CHECK(put.error().error_number == EINVAL);
@@ -237,9 +239,9 @@ TEST_CASE("a refused SET leaves the vCPU as it was, in L2 and outside") {
 }
 
 TEST_CASE("an L2 that was saved and set again goes on to the end") {
-    const auto machine = lab::machine_at(Phase::l2);
+    const auto machine = lab::svm::machine_at(Phase::l2);
     lab::complete_io(machine);
-    const auto vcpu = lab::nested(machine);
+    const auto vcpu = lab::svm::nested(machine);
     const auto saved = must(vcpu.nested_state());
     CHECK(vcpu.set_nested_state(saved));
     lab::run_to(machine, Phase::exited_gif);
@@ -247,7 +249,7 @@ TEST_CASE("an L2 that was saved and set again goes on to the end") {
 }
 
 TEST_CASE("the host is an SVM host and no VMX host") {
-    const auto& machine = lab::shared_l2();
+    const auto& machine = lab::svm::shared_l2();
     const auto vmx = kvm::Host<kvm::Vmx>::probe(kvm::SystemFd{machine.system_fd()});
     REQUIRE_FALSE(vmx);
     CHECK(vmx.error().code == kvm::Errc::wrong_vendor);
@@ -265,3 +267,5 @@ TEST_CASE("the host is an SVM host and no VMX host") {
         CHECK(probed.error().code == code);
     }
 }
+
+TEST_SUITE_END();

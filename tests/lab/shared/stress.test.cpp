@@ -2,7 +2,7 @@
 //
 // Migration at points that nobody chose: a timer interrupts L1 and L2 anywhere, and the vCPU moves on at each
 // interruption.
-#include "migration.hpp"
+#include "support/migration.hpp"
 
 namespace {
 
@@ -35,7 +35,7 @@ std::chrono::microseconds next_limit() {
 /// Runs svm_stress to its end, moving to what `next_vm` gives at each interruption, and checks the counters.
 template <class NextVm>
 void migrate_at_every_interruption(const guests::Parameters& parameters, NextVm&& next_vm, Classes& classes) {
-    const auto source = lab::started(guests::svm_stress(), parameters);
+    const auto source = lab::started(lab::stress_guest(), parameters);
     const Vm* vm = &source;
     std::optional<std::uint32_t> l1_rounds;
     for (;;) {

@@ -3,7 +3,7 @@
 // Every step of restore_order, left out of a restore: it must show. A step whose loss a restore of
 // svm_migrate into a new virtual machine does not show has a scenario of its own; what even that does not
 // show is printed with the reason.
-#include "migration.hpp"
+#include "support/migration.hpp"
 
 namespace {
 
@@ -35,7 +35,7 @@ std::string restored_without(StepSet left_out, const Vm& vm, const kvm::VcpuStat
 
 /// In the middle of L2, into a new virtual machine.
 std::string into_new_vm(StepSet left_out, std::uint64_t flags) {
-    const auto saved = lab::save(lab::svm_migrate_at(saved_round, flags));
+    const auto saved = lab::save(lab::migrate_guest_at(saved_round, flags));
     const auto vm = lab::bare_vm();
     if (!left_out.contains(Step::memory))
         lab::put_memory(vm, saved.memory);
@@ -44,7 +44,7 @@ std::string into_new_vm(StepSet left_out, std::uint64_t flags) {
 
 /// Into a virtual machine whose VMM says that it has switched the capabilities on, and has not.
 std::string into_unprepared_vm(StepSet left_out, std::uint64_t flags) {
-    const auto saved = lab::save(lab::svm_migrate_at(saved_round, flags));
+    const auto saved = lab::save(lab::migrate_guest_at(saved_round, flags));
     const Vm vm{must(machine::Machine::create({.supported_cpuid = false})),
                 kvm::already_prepared(saved.state.requirements)};
     lab::put_memory(vm, saved.memory);
@@ -56,7 +56,7 @@ std::string into_unprepared_vm(StepSet left_out, std::uint64_t flags) {
 /// Back to the instruction at which the vCPU has an exit pending: a vCPU that was interrupted just before its
 /// OUT, and has executed it since. KVM would complete the OUT of then by skipping the one of now.
 std::string back_to_the_pending_out(StepSet left_out, std::uint64_t flags) {
-    const auto vm = lab::svm_migrate_at(saved_round, flags);
+    const auto vm = lab::migrate_guest_at(saved_round, flags);
     kvm_regs before_out = {};
     kvm_vcpu_events no_exception_yet = {};
     lab::must_ioctl(vm.machine.vcpu_fd(), KVM_GET_REGS, &before_out, "KVM_GET_REGS");
@@ -76,7 +76,7 @@ std::string back_to_the_pending_out(StepSet left_out, std::uint64_t flags) {
 /// no GDT, no IDT and another CR4.
 std::string from_l1_onto_l2(StepSet left_out, std::uint64_t flags) {
     constexpr std::uint32_t many = 2000; // rounds, so that the timer hits L1 in one of them
-    const auto source = lab::started(guests::svm_migrate(), {.flags = flags, .rounds = many});
+    const auto source = lab::started(lab::migrate_guest(), {.flags = flags, .rounds = many});
     std::uint32_t reported = 0;
     for (int i = 0;; ++i) {
         const auto exit = must(source.machine.run(std::chrono::microseconds{30 + i * 7 % 150}));
@@ -110,7 +110,7 @@ std::string second_vcpu_with_apic(StepSet left_out, std::uint64_t flags) {
     const auto source = lab::prepared_vm(options);
     kvm_mp_state runnable = {.mp_state = KVM_MP_STATE_RUNNABLE};
     lab::must_ioctl(source.machine.vcpu_fd(second), KVM_SET_MP_STATE, &runnable, "KVM_SET_MP_STATE");
-    must(guests::start(source.machine, guests::svm_migrate(),
+    must(guests::start(source.machine, lab::migrate_guest(),
                        {.flags = flags | guests::use_apic, .rounds = lab::migrate_rounds}, second));
     const auto first = must(source.machine.run(lab::patience, second));
     if (lab::on_port(first, guests::port::progress) == nullptr)
@@ -126,7 +126,7 @@ std::string second_vcpu_with_apic(StepSet left_out, std::uint64_t flags) {
 
 /// A TSC of twice the host's frequency. The guest does not measure it: looked at from outside.
 std::string faster_tsc(StepSet left_out, std::uint64_t flags) {
-    const auto source = lab::started(guests::svm_migrate(), {.flags = flags, .rounds = lab::migrate_rounds});
+    const auto source = lab::started(lab::migrate_guest(), {.flags = flags, .rounds = lab::migrate_rounds});
     const int khz = ::ioctl(source.machine.vcpu_fd(), KVM_GET_TSC_KHZ, 0);
     lab::must_ioctl(source.machine.vcpu_fd(), KVM_SET_TSC_KHZ, 2L * khz, "KVM_SET_TSC_KHZ");
     must(source.machine.run());

@@ -1,0 +1,26 @@
+// SPDX-License-Identifier: MIT
+//
+// What a test says of itself beside passed and failed. main.cpp makes a row of the matrix of it:
+//
+//     matrix: passed | 0.41 | both | L2 moves to a new virtual machine at each of its reports, ... |
+//
+// Fields: verdict, seconds, suite, name of the test, reason. tests/run puts the rows of all machines beside
+// each other.
+#pragma once
+
+#include <string>
+
+namespace lab {
+
+/// For what is not under test: fails the test and ends the program.
+[[noreturn]] void give_up(const std::string& reason);
+
+/// The emulated processor or this kernel does not have what the test is about. The test returns after it.
+/// `reason` is what was seen, not what was supposed: "CPUID 8000000A EDX bit 25 is clear".
+void not_offered(const std::string& reason);
+
+/// What this test is about is refused on this kernel, as it should be; `reason` says what and by whom. The
+/// test goes on to assert that.
+void refused_as_expected(const std::string& reason);
+
+} // namespace lab
