@@ -79,7 +79,6 @@ void lab::refused_as_expected(const std::string& reason) {
 
 int main(int argc, char** argv) {
     doctest::Context context{argc, argv};
-    context.setOption("duration", true);
     const bool vmx = ::access("/sys/module/kvm_intel", F_OK) == 0;
     context.addFilter("test-suite-exclude", vmx ? "svm" : "vmx");
     return context.run();

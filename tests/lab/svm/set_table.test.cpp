@@ -922,7 +922,7 @@ TEST_CASE(
     for (std::size_t trait = 1; trait < seen.size(); ++trait) {
         REQUIRE(table.traits()[trait].has_value());
         seen[trait] = *table.traits()[trait];
-        std::println("matrix: this kernel {}: {}", trait_names[trait], seen[trait] ? "yes" : "no");
+        std::println("trait: this kernel {}: {}", trait_names[trait], seen[trait] ? "yes" : "no");
     }
     const auto known = std::ranges::find(known_kernels, seen, &KnownKernel::has);
     if (known == known_kernels.end())
