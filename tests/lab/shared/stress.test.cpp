@@ -27,7 +27,7 @@ class Classes {
     [[nodiscard]] std::string text() const {
         std::string text;
         for (const auto& [place, count] : counts_)
-            text += std::format("{}{} {}", text.empty() ? "" : ", ", place, count);
+            text += std::format("{}{} {}", text.empty() ? "" : "; ", place, count);
         return text;
     }
 
