@@ -48,6 +48,16 @@ constexpr std::uint32_t cpuid_entries = 256; // KVM_MAX_CPUID_ENTRIES of the ker
     return Mapping{address, size};
 }
 
+/// KVM_CREATE_VM can be interrupted by a signal (seen on Linux 7.3), such as the alarm of a run that has just
+/// ended.
+[[nodiscard]] int create_vm(int system_fd) {
+    for (;;) {
+        const int fd = ::ioctl(system_fd, KVM_CREATE_VM, 0);
+        if (fd >= 0 || errno != EINTR)
+            return fd;
+    }
+}
+
 [[nodiscard]] Result<void> ignore_alarm() {
     struct sigaction action = {}; // no SA_RESTART: the signal is to end KVM_RUN with EINTR
     action.sa_handler = [](int) {};
@@ -219,14 +229,15 @@ Result<Machine> Machine::create(const Options& options) {
     machine.system_ = Descriptor{::open("/dev/kvm", O_RDWR | O_CLOEXEC)};
     if (machine.system_fd() < 0)
         return failed("open /dev/kvm");
-    machine.vm_ = Descriptor{::ioctl(machine.system_fd(), KVM_CREATE_VM, 0)};
+    machine.vm_ = Descriptor{create_vm(machine.system_fd())};
     if (machine.vm_fd() < 0)
         return failed("KVM_CREATE_VM");
     const int run_page_size = ::ioctl(machine.system_fd(), KVM_GET_VCPU_MMAP_SIZE, 0);
     if (run_page_size < 0)
         return failed("KVM_GET_VCPU_MMAP_SIZE");
 
-    auto done = machine.add_memory(options.memory_size);
+    auto done = machine.place_pages_of_kvm().and_then(
+        [&] { return machine.add_memory(options.memory_size, options.smm); });
     if (done && options.kernel_apic)
         done = machine.enable_kernel_apic();
     for (unsigned id = 0; done && id < options.vcpus; ++id) {
@@ -239,7 +250,17 @@ Result<Machine> Machine::create(const Options& options) {
     return machine;
 }
 
-Result<void> Machine::add_memory(std::size_t size) {
+Result<void> Machine::place_pages_of_kvm() const {
+    constexpr unsigned long task_state_segments = 0xfffbd000; // three pages
+    std::uint64_t identity_page_table = task_state_segments - 0x1000;
+    if (::ioctl(vm_fd(), KVM_SET_IDENTITY_MAP_ADDR, &identity_page_table) != 0)
+        return failed("KVM_SET_IDENTITY_MAP_ADDR");
+    if (::ioctl(vm_fd(), KVM_SET_TSS_ADDR, task_state_segments) != 0)
+        return failed("KVM_SET_TSS_ADDR");
+    return {};
+}
+
+Result<void> Machine::add_memory(std::size_t size, bool smm) {
     if (size == 0 || size % large_page_size != 0 || size / large_page_size > page_table_entries) {
         return failed("memory size is not a multiple of 2 MiB up to 1 GiB", 0);
     }
@@ -248,7 +269,7 @@ Result<void> Machine::add_memory(std::size_t size) {
         return std::unexpected{mapping.error()};
     memory_ = *std::move(mapping);
 
-    const kvm_userspace_memory_region region{
+    kvm_userspace_memory_region region{
         .slot = 0,
         .flags = 0,
         .guest_phys_addr = 0,
@@ -257,6 +278,10 @@ Result<void> Machine::add_memory(std::size_t size) {
     };
     if (::ioctl(vm_fd(), KVM_SET_USER_MEMORY_REGION, &region) != 0)
         return failed("KVM_SET_USER_MEMORY_REGION");
+    constexpr std::uint32_t address_space_of_smm = 1;
+    region.slot |= address_space_of_smm << 16;
+    if (smm && ::ioctl(vm_fd(), KVM_SET_USER_MEMORY_REGION, &region) != 0)
+        return failed("KVM_SET_USER_MEMORY_REGION for SMM");
     return {};
 }
 

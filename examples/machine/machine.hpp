@@ -143,6 +143,9 @@ struct Options {
     /// Local APICs in the kernel. There is no IOAPIC and no PIC. A vCPU that executes HLT then waits in
     /// KVM_RUN, and all vCPUs but the first wait for a SIPI until they are set runnable.
     bool kernel_apic = false;
+    /// The same memory for system-management mode. Without it there is none there, and a vCPU that takes an
+    /// SMI (KVM_SMI) makes KVM_RUN fail.
+    bool smm = false;
 };
 
 /// A virtual machine: /dev/kvm, the VM, its memory, its vCPUs. Owns them all, and can be moved but not
@@ -192,7 +195,9 @@ class Machine {
     };
 
     Machine() = default;
-    [[nodiscard]] Result<void> add_memory(std::size_t size);
+    [[nodiscard]] Result<void>
+    place_pages_of_kvm() const; // kvm-intel wants them for real mode; kvm-amd ignores them
+    [[nodiscard]] Result<void> add_memory(std::size_t size, bool smm);
     [[nodiscard]] Result<void> enable_kernel_apic() const;
     [[nodiscard]] Result<void> add_vcpu(unsigned id, std::size_t run_page_size);
     [[nodiscard]] Result<void> set_supported_cpuid(unsigned vcpu) const;
