@@ -3,7 +3,7 @@
 // A running nested guest moves from one virtual machine to another.
 //
 //     L0  this program and KVM
-//     L1  a small hypervisor (guests/svm_migrate.S); it runs
+//     L1  a small hypervisor (guests/svm_migrate.S or vmx_migrate.S); it runs
 //     L2  its guest, which counts and reports each step to us
 //
 // A first process runs L1 until L2 has counted half way, saves the vCPU in the middle of L2 and the guest's
@@ -90,8 +90,12 @@ void tell(const kvm::NestedStateBuffer& nested) {
                 l2.control_area().size(), l2.l1_save_area().size());
         },
         [](const kvm::vmx::L2Active& l2) {
-            say("  L2 is running; vmxon_pa {:#x}, vmcs12_pa {:#x}", l2.vmxon_pa(),
+            say("  L2 is running; L1 gave VMXON {:#x} and VMPTRLD {:#x}", l2.vmxon_pa(),
                 l2.vmcs12_pa().value_or(0));
+            say("  VM entry is {}", l2.run_pending() ? "accepted and still to be completed" : "completed");
+            say("  in it: the VMCS as KVM keeps it, with L2's registers and the L1 registers to which the "
+                "next "
+                "VM exit returns");
         },
         [](const auto&) { say("  L2 is not running"); },
     });
@@ -122,6 +126,11 @@ kvm::WholeVcpu whole_vcpu(const machine::Machine& vm, const Kvm& kvm) {
             &vm.run_page()};
 }
 
+/// The guests for this host.
+guests::Vendor guest_vendor(const Kvm& kvm) {
+    return kvm.host.vendor() == kvm::VendorId::vmx ? guests::Vendor::vmx : guests::Vendor::svm;
+}
+
 const machine::PortOut* on_port(const machine::Exit& exit, std::uint16_t port) {
     const auto* out = std::get_if<machine::PortOut>(&exit);
     return out != nullptr && out->port == port ? out : nullptr;
@@ -146,9 +155,12 @@ Result<void> source(const char* path) {
     std::println("Source (process {})", getpid());
     TRY(vm, machine::Machine::create());
     TRY(kvm, prepare(vm, {}));
-    TRY_VOID(guests::start(vm, guests::svm_migrate(), {.flags = guests::nested_paging, .rounds = rounds}));
+    const auto vendor = guest_vendor(kvm);
+    TRY_VOID(guests::start(vm, guests::migrate(vendor), {.flags = guests::nested_paging, .rounds = rounds}));
 
-    say("L1 starts: it enables SVM, builds a vmcb12 with nested paging and executes VMRUN");
+    say("L1 starts: it {}", vendor == guests::Vendor::svm
+                                ? "enables SVM, builds a vmcb12 with nested paging and executes VMRUN"
+                                : "executes VMXON, writes a vmcs12 with EPT and executes VMLAUNCH");
     TRY(first, vm.run());
     TRY(exit, follow_l2(vm, first, save_after));
     if (on_port(exit, guests::port::progress) == nullptr)

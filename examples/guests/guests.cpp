@@ -8,33 +8,46 @@
 
 // The ends of the images, from the assembler.
 extern "C" {
-extern const std::byte guest_svm_migrate_begin[];
-extern const std::byte guest_svm_migrate_end[];
-extern const std::byte guest_svm_phases_begin[];
-extern const std::byte guest_svm_phases_end[];
-extern const std::byte guest_svm_stress_begin[];
-extern const std::byte guest_svm_stress_end[];
+extern const std::byte guest_svm_migrate_begin[], guest_svm_migrate_end[];
+extern const std::byte guest_svm_phases_begin[], guest_svm_phases_end[];
+extern const std::byte guest_svm_stress_begin[], guest_svm_stress_end[];
+extern const std::byte guest_vmx_migrate_begin[], guest_vmx_migrate_end[];
+extern const std::byte guest_vmx_phases_begin[], guest_vmx_phases_end[];
+extern const std::byte guest_vmx_stress_begin[], guest_vmx_stress_end[];
 }
 
 namespace guests {
 
-Image svm_migrate() {
-    return {guest_svm_migrate_begin, guest_svm_migrate_end};
+Image migrate(Vendor vendor) {
+    return vendor == Vendor::svm ? Image{guest_svm_migrate_begin, guest_svm_migrate_end}
+                                 : Image{guest_vmx_migrate_begin, guest_vmx_migrate_end};
 }
 
-Image svm_phases() {
-    return {guest_svm_phases_begin, guest_svm_phases_end};
+Image phases(Vendor vendor) {
+    return vendor == Vendor::svm ? Image{guest_svm_phases_begin, guest_svm_phases_end}
+                                 : Image{guest_vmx_phases_begin, guest_vmx_phases_end};
 }
 
-Image svm_stress() {
-    return {guest_svm_stress_begin, guest_svm_stress_end};
+Image stress(Vendor vendor) {
+    return vendor == Vendor::svm ? Image{guest_svm_stress_begin, guest_svm_stress_end}
+                                 : Image{guest_vmx_stress_begin, guest_vmx_stress_end};
+}
+
+std::span<const Phase> phase_order(Vendor vendor) {
+    static constexpr std::array svm{Phase::svm_off, Phase::svm_on, Phase::gif_clear, Phase::gif_set,
+                                    Phase::l2,      Phase::exited, Phase::exited_gif};
+    static constexpr std::array vmx{Phase::vmx_off, Phase::vmx_on, Phase::vmcs_loaded,  Phase::vmcs_written,
+                                    Phase::l2,      Phase::exited, Phase::vmcs_cleared, Phase::vmxoff};
+    if (vendor == Vendor::svm)
+        return svm;
+    return vmx;
 }
 
 namespace {
 
-/// Gives the vCPU the XCR0 that svm_migrate's L1 will choose. On a real processor L1's own XSETBV is enough.
-/// The emulated one of the lab (QEMU 7.2, TCG) executes XSETBV without telling KVM, which then goes on
-/// loading the XCR0 it knows of.
+/// Gives the vCPU the XCR0 that the L1 of migrate() will choose. On a real processor L1's own XSETBV is
+/// enough. The emulated one of the lab (QEMU 7.2, TCG) executes XSETBV without telling KVM, which then goes
+/// on loading the XCR0 it knows of.
 void choose_xcr0(const machine::Machine& machine, unsigned vcpu) {
     constexpr std::uint64_t without_avx = XCR0_X87 | XCR0_SSE;
     for (const std::uint64_t xcr0 : {without_avx | XCR0_AVX, without_avx}) {

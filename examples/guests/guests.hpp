@@ -2,7 +2,7 @@
 //
 // The guest programs of the examples and the lab, and what they say.
 //
-// Each is an L1 hypervisor with an L2 of its own, written in assembler (svm_*.S, with svm.inc), assembled for
+// Each is an L1 hypervisor with an L2 of its own, written in assembler (svm_*.S and vmx_*.S), assembled for
 // one guest physical address, and linked into the program that runs it. The numbers are those of layout.h,
 // which the assembler reads as well.
 #pragma once
@@ -22,18 +22,22 @@ namespace guests {
 /// The bytes of a guest: what lies at `image_address` before its first instruction.
 using Image = std::span<const std::byte>;
 
-/// AMD. Notices what a restore of a vCPU forgot. L2 exits to user space with port::progress once per round,
+/// Whose virtualization a guest uses. All guests come in pairs that take the same parameters, write the same
+/// numbers to the same ports and end alike.
+enum class Vendor : std::uint8_t { svm, vmx };
+
+/// Notices what a restore of a vCPU forgot. L2 exits to user space with port::progress once per round,
 /// numbered from 1; at the end L1 writes port::rounds (the number of rounds) and port::checks (all_checks if
 /// nothing got lost), and halts.
-[[nodiscard]] Image svm_migrate();
+[[nodiscard]] Image migrate(Vendor vendor);
 
-/// AMD. Shows each phase on port::phase, in the order of `Phase`, and halts.
-[[nodiscard]] Image svm_phases();
+/// Shows each phase on port::phase, in the order of phase_order(), and halts.
+[[nodiscard]] Image phases(Vendor vendor);
 
-/// AMD. VMRUN and VMMCALL as fast as they go, `rounds` times, with no exit to user space before the end: for
-/// interrupting it anywhere. At the end L1 writes port::l1_rounds (must be `rounds`) and port::rounds (must
-/// be `rounds` * stress_increments), and halts.
-[[nodiscard]] Image svm_stress();
+/// L1 and L2 call each other as fast as it goes, `rounds` times, with no exit to user space before the end:
+/// for interrupting it anywhere. At the end L1 writes port::l1_rounds (must be `rounds`) and port::rounds
+/// (must be `rounds` * stress_increments), and halts.
+[[nodiscard]] Image stress(Vendor vendor);
 
 /// How the guest is to behave; lies at `parameters_address`.
 struct Parameters {
@@ -45,7 +49,7 @@ static_assert(offsetof(Parameters, flags) == PARAMETER_FLAGS
 
 /// L1 gives L2 nested page tables. Without it L2's own page tables lead straight to guest physical addresses.
 inline constexpr std::uint64_t nested_paging = PARAMETER_FLAG_NESTED_PAGING;
-/// svm_migrate uses its local APIC, too. It must be in the kernel: machine::Options::kernel_apic.
+/// migrate() uses its local APIC, too. It must be in the kernel: machine::Options::kernel_apic.
 inline constexpr std::uint64_t use_apic = PARAMETER_FLAG_APIC;
 
 /// Guest physical addresses. layout.h has the whole map; these are what a program outside the guest has a use
@@ -54,8 +58,10 @@ inline constexpr std::uint64_t parameters_address = GUEST_PARAMETERS;
 inline constexpr std::uint64_t image_address = GUEST_IMAGE;
 inline constexpr std::uint64_t vmcb12_address = GUEST_VMCB12; ///< what KVM reports as vmcb_pa while L2 runs
 inline constexpr std::uint64_t hsave_address = GUEST_HSAVE;   ///< L1's VM_HSAVE_PA
+inline constexpr std::uint64_t vmcs12_address = GUEST_VMCS12; ///< what KVM reports as vmcs12_pa
+inline constexpr std::uint64_t vmxon_address = GUEST_VMXON;   ///< what KVM reports as vmxon_pa
 inline constexpr std::uint64_t l1_stack = GUEST_L1_STACK;
-inline constexpr std::uint64_t nested_cr3 = GUEST_NESTED_PML4; ///< L1's N_CR3, with nested_paging
+inline constexpr std::uint64_t nested_cr3 = GUEST_NESTED_PML4; ///< L1's N_CR3 or EPT root, with nested_paging
 inline constexpr std::uint64_t l1_cr3 = GUEST_L1_PML4;
 inline constexpr std::uint64_t l2_cr3 = GUEST_L2_PML4;
 static_assert(l1_cr3 == machine::pml4_address);
@@ -69,27 +75,36 @@ inline constexpr std::uint16_t rounds = PORT_ROUNDS;       ///< from L1 at the e
 inline constexpr std::uint16_t checks = PORT_CHECKS;       ///< from L1 at the end: a mask of Check
 inline constexpr std::uint16_t l1_rounds = PORT_L1_ROUNDS; ///< from L1 at the end: what L1 counted
 inline constexpr std::uint16_t unexpected =
-    PORT_UNEXPECTED; ///< from L1: an EXITCODE it did not expect; it halts then
+    PORT_UNEXPECTED; ///< from L1: how L2 exited, or failed to start, against expectation; L1 halts then
 inline constexpr std::uint16_t progress = PORT_PROGRESS;       ///< from L2: the number of the round
 inline constexpr std::uint16_t intercepted = PORT_INTERCEPTED; ///< must not be seen: it is an exit to L1
 } // namespace port
 
-/// Where svm_phases is: the value on port::phase.
+/// Where phases() is: the value on port::phase.
 enum class Phase : std::uint32_t {
-    svm_off = PHASE_SVM_OFF,       ///< L1, EFER.SVME clear
-    svm_on = PHASE_SVM_ON,         ///< L1, EFER.SVME set
-    gif_clear = PHASE_GIF_CLEAR,   ///< L1, after CLGI
-    gif_set = PHASE_GIF_SET,       ///< L1, after STGI
-    l2 = PHASE_L2,                 ///< L2
-    exited = PHASE_EXITED,         ///< L1, after #VMEXIT, which leaves GIF clear
-    exited_gif = PHASE_EXITED_GIF, ///< L1, after #VMEXIT and STGI
+    svm_off = PHASE_SVM_OFF,           ///< SVM: L1, EFER.SVME clear
+    svm_on = PHASE_SVM_ON,             ///< SVM: L1, EFER.SVME set
+    gif_clear = PHASE_GIF_CLEAR,       ///< SVM: L1, after CLGI
+    gif_set = PHASE_GIF_SET,           ///< SVM: L1, after STGI
+    vmx_off = PHASE_VMX_OFF,           ///< VMX: L1, before VMXON
+    vmx_on = PHASE_VMX_ON,             ///< VMX: L1, after VMXON
+    vmcs_loaded = PHASE_VMCS_LOADED,   ///< VMX: L1, after VMCLEAR and VMPTRLD
+    vmcs_written = PHASE_VMCS_WRITTEN, ///< VMX: L1, after its VMWRITEs
+    l2 = PHASE_L2,                     ///< L2
+    exited = PHASE_EXITED,             ///< L1, after L2 has called it; on SVM GIF is clear then
+    exited_gif = PHASE_EXITED_GIF,     ///< SVM: L1, after #VMEXIT and STGI
+    vmcs_cleared = PHASE_VMCS_CLEARED, ///< VMX: L1, after VMCLEAR of the current VMCS
+    vmxoff = PHASE_VMXOFF,             ///< VMX: L1, after VMXOFF
 };
 
-/// What svm_migrate checks at the end, one bit each. L2 finds out its own and L1 the rest, after L2 has
+/// The phases in the order in which phases() comes to them.
+[[nodiscard]] std::span<const Phase> phase_order(Vendor vendor);
+
+/// What migrate() checks at the end, one bit each. L2 finds out its own and L1 the rest, after L2 has
 /// called it.
 ///
 /// What shows when one group is left out of a restore, in the middle of L2, into a new VM. Seen alike on
-/// Linux 6.1, 6.12 and 7 (QEMU's emulated processor), with and without nested paging:
+/// Linux 6.1, 6.12 and 7 with SVM (QEMU's emulated processor), with and without nested paging:
 ///
 ///     left out       seen as
 ///     nested state   no report: L2 runs on as if it were L1, so its intercepted OUT comes to user space
@@ -136,24 +151,26 @@ enum class Check : std::uint32_t {
     l2_ymm = CHECK_L2_YMM,         ///< the upper half of YMM4; holds where there is no AVX
     l2_x87 = CHECK_L2_X87,         ///< ST0 and MXCSR
     l2_dr0_3 = CHECK_L2_DR0_3,     ///< DR0 to DR3
-    l2_dr7 = CHECK_L2_DR7,         ///< DR7, at each progress report (svm_migrate.S says why no longer)
+    l2_dr7 = CHECK_L2_DR7,         ///< DR7, at each progress report (migrate.inc says why no longer)
     l2_steps = CHECK_L2_STEPS,     ///< one #DB with DR6.BS for each progress report: see below
-    l2_msrs = CHECK_L2_MSRS,       ///< the MSRs that VMLOAD loads: STAR to SFMASK, KERNEL_GS_BASE, SYSENTER_*
+    l2_msrs = CHECK_L2_MSRS,       ///< STAR to SFMASK, KERNEL_GS_BASE, SYSENTER_*; on VMX also PAT
     l2_tsc_aux = CHECK_L2_TSC_AUX, ///< TSC_AUX; holds where there is no RDTSCP
-    l2_tsc_offset = CHECK_L2_TSC_OFFSET,   ///< L2's TSC is ahead of L1's by the TSC_OFFSET of vmcb12
-    l2_tsc = CHECK_L2_TSC,                 ///< and L1's is what L1 had set, or later
-    l2_cpuid = CHECK_L2_CPUID,             ///< CPUID says what it said to L1 at the start
-    l2_patch_level = CHECK_L2_PATCH_LEVEL, ///< MSR 8B, which start() sets: a feature MSR for KVM
-    l2_apic = CHECK_L2_APIC,               ///< the APIC's spurious vector; holds without use_apic
-    l1_stack = CHECK_L1_STACK,             ///< RSP, and what is on the stack
-    l1_rflags = CHECK_L1_RFLAGS,           ///< RFLAGS.ID, and not L2's RFLAGS.AC
-    l1_control = CHECK_L1_CONTROL,         ///< CR0, CR3, CR4, EFER; CR0 and CR3 unlike L2's
-    l1_tables = CHECK_L1_TABLES,           ///< GDTR and IDTR; IDTR unlike L2's
-    l1_pat = CHECK_L1_PAT,                 ///< PAT
-    l1_hsave = CHECK_L1_HSAVE,             ///< VM_HSAVE_PA
-    l1_msrs = CHECK_L1_MSRS,               ///< the same MSRs, which L1 keeps in memory while L2 runs
-    l1_tsc = CHECK_L1_TSC,                 ///< the TSC is L1's own again, without L2's offset
-    l1_ioio = CHECK_L1_IOIO,               ///< L1 has seen one intercepted OUT in each round
+    l2_tsc_offset = CHECK_L2_TSC_OFFSET,     ///< L2's TSC is ahead of L1's by the TSC offset that L1 gave it
+    l2_tsc = CHECK_L2_TSC,                   ///< and L1's is what L1 had set, or later
+    l2_cpuid = CHECK_L2_CPUID,               ///< CPUID says what it said to L1 at the start
+    l2_patch_level = CHECK_L2_PATCH_LEVEL,   ///< MSR 8B, which start() sets: a feature MSR for KVM
+    l2_apic = CHECK_L2_APIC,                 ///< the APIC's spurious vector; holds without use_apic
+    l1_stack = CHECK_L1_STACK,               ///< RSP, and what is on the stack
+    l2_control = CHECK_L2_CONTROL,           ///< CR0 and CR4; on VMX through L1's read shadows
+    l1_rflags = CHECK_L1_RFLAGS,             ///< RFLAGS.ID, and not L2's RFLAGS.AC; on VMX neither
+    l1_control = CHECK_L1_CONTROL,           ///< CR0, CR3, CR4, EFER; CR0 and CR3 unlike L2's
+    l1_tables = CHECK_L1_TABLES,             ///< GDTR, IDTR, FS base, TR; IDTR and FS unlike L2's
+    l1_pat = CHECK_L1_PAT,                   ///< PAT
+    l1_nesting = CHECK_L1_NESTING,           ///< SVM: VM_HSAVE_PA; VMX: each field of the VMCS that L1 chose
+    l1_capabilities = CHECK_L1_CAPABILITIES, ///< VMX: IA32_FEATURE_CONTROL and the capability MSRs
+    l1_msrs = CHECK_L1_MSRS,                 ///< the same MSRs, which are L1's own again
+    l1_tsc = CHECK_L1_TSC,                   ///< the TSC is L1's own again, without L2's offset
+    l1_ioio = CHECK_L1_IOIO,                 ///< L1 has seen one intercepted OUT in each round
 };
 
 /// The value on port::checks if nothing got lost.
@@ -190,11 +207,13 @@ inline constexpr std::array named_checks{
     NamedCheck{Check::l1_control, "l1_control"},
     NamedCheck{Check::l1_tables, "l1_tables"},
     NamedCheck{Check::l1_pat, "l1_pat"},
-    NamedCheck{Check::l1_hsave, "l1_hsave"},
+    NamedCheck{Check::l1_nesting, "l1_nesting"},
     NamedCheck{Check::l1_msrs, "l1_msrs"},
     NamedCheck{Check::l1_tsc, "l1_tsc"},
     NamedCheck{Check::l1_ioio, "l1_ioio"},
     NamedCheck{Check::l2_apic, "l2_apic"},
+    NamedCheck{Check::l2_control, "l2_control"},
+    NamedCheck{Check::l1_capabilities, "l1_capabilities"},
 };
 static_assert(named_checks.size() == std::popcount(all_checks));
 

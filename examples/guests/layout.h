@@ -14,21 +14,26 @@
 // the guest.
 
 #define GUEST_L1_PML4 0x1000     // L1's page tables: machine.hpp names and writes them
-#define GUEST_NESTED_PML4 0x4000 // N_CR3: how L1 maps L2's physical addresses, if nested paging is on
+#define GUEST_NESTED_PML4 0x4000 // how L1 maps L2's physical addresses, if nested paging is on: N_CR3 or EPT
 #define GUEST_NESTED_PDPT 0x5000
 #define GUEST_NESTED_PD 0x6000
 #define GUEST_PARAMETERS 0x7000 // written by the program that runs the guest
 #define GUEST_IMAGE 0x8000      // the code of L1 and L2 with its tables; L1 starts at the first byte
 #define GUEST_IMAGE_SIZE 0x2000
 #define GUEST_TSS 0xb000       // never used: no guest changes privilege level
-#define GUEST_VMCB12 0xc000    // the VMCB that L1 makes for L2
-#define GUEST_HSAVE 0xd000     // VM_HSAVE_PA: where VMRUN may keep L1's state
-#define GUEST_HOST_VMCB 0xe000 // VMSAVE area for the part of L1's state that VMRUN does not keep
+#define GUEST_VMCB12 0xc000    // SVM: the VMCB that L1 makes for L2
+#define GUEST_HSAVE 0xd000     // SVM, VM_HSAVE_PA: where VMRUN may keep L1's state
+#define GUEST_HOST_VMCB 0xe000 // SVM: VMSAVE area for the part of L1's state that VMRUN does not keep
+#define GUEST_VMCS12 0xc000    // VMX: the VMCS that L1 makes for L2
+#define GUEST_VMXON 0xd000     // VMX: the VMXON region
+#define GUEST_L2_MSRS 0xe000   // VMX: MSRs that VM entry loads and VM exit stores
+#define GUEST_L1_MSRS 0xe800   // VMX: MSRs that VM exit loads
 #define GUEST_L1_STACK 0x11000 // top; grows down
 #define GUEST_L2_STACK 0x13000 // top; grows down
 #define GUEST_DATA 0x13000     // counters and notes, DATA_* below
-#define GUEST_IOPM 0x14000     // I/O permission map, 3 pages: a set bit makes a port access an exit to L1
-#define GUEST_MSRPM 0x18000    // MSR permission map, 2 pages
+#define GUEST_IOPM 0x14000     // I/O permission map, 3 pages: a set bit makes a port access an exit to L1.
+                               // VMX: the two I/O bitmaps, which look alike
+#define GUEST_MSRPM 0x18000    // MSR permission map, 2 pages; VMX: the MSR bitmap
 #define GUEST_L2_PML4 0x1a000  // L2's own page tables
 #define GUEST_L2_PDPT 0x1b000
 #define GUEST_L2_PD 0x1c000
@@ -39,11 +44,11 @@
 
 // Parameters, relative to GUEST_PARAMETERS, 8 bytes each.
 #define PARAMETER_FLAGS 0x00
-// Rounds: how often L2 goes round its loop; in svm_stress, how often L1 runs L2. At least 1.
+// Rounds: how often L2 goes round its loop; in *_stress, how often L1 runs L2. At least 1.
 #define PARAMETER_ROUNDS 0x08
 
 #define PARAMETER_FLAG_NESTED_PAGING 0x1
-#define PARAMETER_FLAG_APIC 0x2 // svm_migrate: the local APIC is in the kernel: use it, too
+#define PARAMETER_FLAG_APIC 0x2 // *_migrate: the local APIC is in the kernel: use it, too
 
 // The data page, relative to GUEST_DATA, 8 bytes each.
 #define DATA_L2_ROUNDS 0x00     // what L2 counted
@@ -53,10 +58,12 @@
 #define DATA_CPUID_DIGEST 0x20  // of CPUID as L1 saw it at the start
 #define DATA_L2_CHECKS 0x28     // CHECK_L2_* that held
 #define DATA_L2_FS_WORD 0x30    // L2's FS base points at GUEST_DATA; it reads this through FS
-#define DATA_L1_ROUNDS 0x38     // svm_stress: how often L2 came back with VMMCALL
-#define DATA_L1_CR4 0x40        // what L1 had before the first VMRUN
+#define DATA_L1_ROUNDS 0x38     // *_stress: how often L2 came back with its call
+#define DATA_L1_CR4 0x40        // what L1 had before it ran L2 first
 #define DATA_L2_DR7 0x48        // in how many rounds L2 found its DR7 unchanged
 #define DATA_PATCH_LEVEL 0x50   // the MSR, as L1 saw it at the start
+#define DATA_CAPABILITIES 0x58  // VMX: a digest of IA32_FEATURE_CONTROL and the capability MSRs
+#define DATA_VMCS 0x60          // VMX: a digest of the VMCS's fields that are not L2's own state
 #define DATA_SCRATCH 0x100
 
 #define FEATURE_XSAVE 0x1
@@ -71,27 +78,38 @@
 // Ports, all written with OUT of 4 bytes (which is why an intercepted one must not lie less than 4 above
 // another: the permission map has a bit for each byte). None exists as a device: each write is an exit to the
 // program running the guest, except the one that L1 intercepts.
-#define PORT_PHASE 0x10       // svm_phases: a phase is reached, PHASE_*
+#define PORT_PHASE 0x10       // *_phases: a phase is reached, PHASE_*
 #define PORT_ROUNDS 0x20      // L1 at the end: how many rounds L2 made
 #define PORT_CHECKS 0x21      // L1 at the end: which checks held, CHECK_*
-#define PORT_L1_ROUNDS 0x22   // svm_stress, L1 at the end: how often L2 came back
-#define PORT_UNEXPECTED 0x2f  // L1: L2 exited for another reason than it should; the value is EXITCODE
+#define PORT_L1_ROUNDS 0x22   // *_stress, L1 at the end: how often L2 came back
+#define PORT_UNEXPECTED 0x2f  // L1: L2 exited for another reason than it should, or did not start; below
 #define PORT_PROGRESS 0x30    // L2 in each round: the number of the round; not intercepted by L1
 #define PORT_INTERCEPTED 0x40 // L2 in each round: intercepted by L1, so user space must never see it
 
-// svm_phases: the values on PORT_PHASE, in the order in which they come.
-#define PHASE_SVM_OFF 1    // L1, EFER.SVME clear
-#define PHASE_SVM_ON 2     // L1, EFER.SVME set
-#define PHASE_GIF_CLEAR 3  // L1, after CLGI
-#define PHASE_GIF_SET 4    // L1, after STGI
-#define PHASE_L2 5         // L2
-#define PHASE_EXITED 6     // L1, after #VMEXIT, which leaves GIF clear
-#define PHASE_EXITED_GIF 7 // L1, after #VMEXIT and STGI
+// The value on PORT_UNEXPECTED is EXITCODE (SVM) or the exit reason (VMX). A VMX instruction that failed is told
+// apart by a bit that no exit reason has; beside it is the VM-instruction error, or 0 where there is no current VMCS.
+#define UNEXPECTED_VM_FAIL 0x40000000
 
-// svm_stress: how often L2 increments its counter between two VMMCALLs.
+// *_phases: the values on PORT_PHASE, in the order in which they come.
+#define PHASE_SVM_OFF 1       // L1, EFER.SVME clear
+#define PHASE_SVM_ON 2        // L1, EFER.SVME set
+#define PHASE_GIF_CLEAR 3     // L1, after CLGI
+#define PHASE_GIF_SET 4       // L1, after STGI
+#define PHASE_L2 5            // L2
+#define PHASE_EXITED 6        // L1, after #VMEXIT, which leaves GIF clear
+#define PHASE_EXITED_GIF 7    // L1, after #VMEXIT and STGI
+
+#define PHASE_VMX_OFF 0x11      // L1, before VMXON
+#define PHASE_VMX_ON 0x12       // L1, after VMXON
+#define PHASE_VMCS_LOADED 0x13  // L1, after VMCLEAR and VMPTRLD
+#define PHASE_VMCS_WRITTEN 0x14 // L1, after its VMWRITEs. Then PHASE_L2 and PHASE_EXITED, as above
+#define PHASE_VMCS_CLEARED 0x15 // L1, after VMCLEAR of the VMCS that was current
+#define PHASE_VMXOFF 0x16       // L1, after VMXOFF
+
+// *_stress: how often L2 increments its counter between two calls of L1.
 #define STRESS_INCREMENTS 200
 
-// svm_migrate: the bits on PORT_CHECKS. What each of them proves about a restore is told in guests.hpp.
+// *_migrate: the bits on PORT_CHECKS. What each of them proves about a restore is told in guests.hpp.
 #define CHECK_L2_RFLAGS 0x1
 #define CHECK_L2_GPRS 0x2
 #define CHECK_L2_ROUNDS 0x4
@@ -117,11 +135,13 @@
 #define CHECK_L1_CONTROL 0x400000
 #define CHECK_L1_TABLES 0x800000
 #define CHECK_L1_PAT 0x1000000
-#define CHECK_L1_HSAVE 0x2000000
+#define CHECK_L1_NESTING 0x2000000
 #define CHECK_L1_MSRS 0x4000000
 #define CHECK_L1_TSC 0x8000000
 #define CHECK_L1_IOIO 0x10000000
 #define CHECK_L2_APIC 0x20000000
-#define CHECK_ALL 0x3fffffff
+#define CHECK_L2_CONTROL 0x40000000
+#define CHECK_L1_CAPABILITIES 0x80000000
+#define CHECK_ALL 0xffffffff
 
 #endif

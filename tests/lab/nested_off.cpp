@@ -92,7 +92,7 @@ TEST_CASE(
 
 TEST_CASE("L1 cannot switch SVM on") {
     const auto& machine = machine_without_nesting();
-    must(guests::start(machine, guests::svm_phases(), {}));
+    must(guests::start(machine, guests::phases(guests::Vendor::svm), {}));
     lab::run_to(machine, guests::Phase::svm_off);
     CHECK(must(machine.run()) == machine::Exit{machine::Shutdown{}}); // #GP, and there is no IDT
 }

@@ -94,7 +94,7 @@ std::string from_l1_onto_l2(StepSet left_out, std::uint64_t flags) {
     lab::store<std::uint64_t>(source.machine.memory(),
                               guests::parameters_address + offsetof(guests::Parameters, rounds), rounds);
 
-    const auto vm = lab::started(guests::svm_phases(), {.flags = flags});
+    const auto vm = lab::started(guests::phases(guests::Vendor::svm), {.flags = flags});
     lab::run_to(vm.machine, guests::Phase::l2);
     std::ranges::copy(source.machine.memory().first(lab::used_memory), vm.machine.memory().begin());
     if (const auto report = vm.whole().restore_without(left_out, saved.state); !report)

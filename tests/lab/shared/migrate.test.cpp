@@ -25,7 +25,7 @@ void check_goes_on_from(const Vm& vm, Phase phase) {
 
 /// svm_phases stopped at `phase`, its OUT not completed.
 Vm svm_phases_at(Phase phase, std::uint64_t flags) {
-    auto vm = lab::started(guests::svm_phases(), {.flags = flags});
+    auto vm = lab::started(guests::phases(guests::Vendor::svm), {.flags = flags});
     lab::run_to(vm.machine, phase);
     return vm;
 }

@@ -49,14 +49,17 @@ inline Vm bare_vm(machine::Options options = {}, const kvm::Requirements& requir
 
 // --- the guests that both vendors have
 
+inline guests::Vendor guest_vendor() {
+    return is_vmx() ? guests::Vendor::vmx : guests::Vendor::svm;
+}
 inline guests::Image migrate_guest() {
-    return guests::svm_migrate();
+    return guests::migrate(guest_vendor());
 }
 inline guests::Image phases_guest() {
-    return guests::svm_phases();
+    return guests::phases(guest_vendor());
 }
 inline guests::Image stress_guest() {
-    return guests::svm_stress();
+    return guests::stress(guest_vendor());
 }
 
 /// A guest before its first instruction.

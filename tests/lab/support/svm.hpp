@@ -23,7 +23,7 @@ inline kvm::Vcpu<kvm::Svm> nested(const machine::Machine& machine) {
 /// A new machine in which svm_phases has come to `phase`.
 inline machine::Machine machine_at(guests::Phase phase, std::uint64_t flags = guests::nested_paging) {
     auto machine = must(machine::Machine::create());
-    must(guests::start(machine, guests::svm_phases(), {.flags = flags}));
+    must(guests::start(machine, guests::phases(guests::Vendor::svm), {.flags = flags}));
     run_to(machine, phase);
     return machine;
 }

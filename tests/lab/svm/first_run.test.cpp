@@ -104,7 +104,7 @@ TEST_CASE("the first run of a good state says that it ran, and the exit is the g
 }
 
 TEST_CASE("the first run outside L2 says that it ran") {
-    auto source = lab::started(guests::svm_phases(), {});
+    auto source = lab::started(guests::phases(guests::Vendor::svm), {});
     lab::run_to(source.machine, guests::Phase::gif_clear);
     const auto saved = lab::save(source);
     const auto vm = lab::bare_vm();

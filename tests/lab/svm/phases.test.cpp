@@ -90,7 +90,7 @@ TEST_CASE("every phase is saved as what it is, and is the same after a restore i
         {Phase::exited_gif, outside_gif_set},
     });
     const auto machine = must(machine::Machine::create());
-    must(guests::start(machine, guests::svm_phases(), {.flags = guests::nested_paging}));
+    must(guests::start(machine, guests::phases(guests::Vendor::svm), {.flags = guests::nested_paging}));
     for (const auto& [phase, expected] : steps) {
         CAPTURE(std::to_underlying(phase));
         lab::run_to(machine, phase);
@@ -154,7 +154,7 @@ TEST_CASE("the views of an active L2 show L1's vmcb12 controls and what #VMEXIT 
                     return lab::load<std::uint64_t>(l1, offset - kvm::uapi::vmcb_control_size);
                 };
                 const auto rip = field(0x578);
-                const auto image = guests::svm_phases();
+                const auto image = guests::phases(guests::Vendor::svm);
                 REQUIRE(rip > guests::image_address + 3);
                 REQUIRE(rip < guests::image_address + image.size());
                 constexpr std::array vmrun{std::byte{0x0f}, std::byte{0x01}, std::byte{0xd8}};

@@ -10,7 +10,8 @@ TEST_SUITE_BEGIN("svm");
 TEST_CASE("a guest that moves at every exit goes through all phases of SVM as if it had stayed") {
     for (const auto flags : lab::paging_modes) {
         CAPTURE(flags);
-        const lab::Scenario scenario{.image = guests::svm_phases(), .parameters = {.flags = flags}};
+        const lab::Scenario scenario{.image = guests::phases(guests::Vendor::svm),
+                                     .parameters = {.flags = flags}};
         const auto journey = lab::check_survives(
             scenario, "0x10:0x1 0x10:0x2 0x10:0x3 0x10:0x4 0x10:0x5 0x10:0x6 0x10:0x7 HLT");
         CHECK(journey.at(guests::port::phase, PHASE_GIF_CLEAR).phase()
