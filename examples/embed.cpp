@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: MIT
 //
-// kvm.nested inside a VMM that has its own ioctl layer, its own error type and one vendor.
+// kvm.nested inside a VMM that has its own ioctl layer, its own error type and one vendor: embed-svm and
+// embed-vmx are this file, built once for each.
 #include <cerrno>
+#include <concepts>
 #include <cstdint>
 #include <expected>
 #include <fcntl.h>
@@ -15,8 +17,8 @@ import kvm.nested;
 
 namespace vmm {
 
-/// The one line that says which vendor this VMM is for.
-using Vendor = kvm::Svm;
+/// The one line that says which vendor this VMM is for: kvm::Svm or kvm::Vmx.
+using Vendor = VMM_VENDOR;
 
 /// The VMM's way to the kernel: it counts what it asks and never shows anybody the thread's errno.
 class Kernel {
@@ -70,6 +72,16 @@ class Vcpu {
     Nested nested_;
 };
 
+/// What this vCPU cannot be in. On SVM: GIF clear without SVM ever enabled (Linux from 7.x on takes that). On
+/// VMX: in VMX operation, without a CPUID that offers it.
+template <kvm::Vendor V>
+kvm::NestedState<V> impossible() {
+    if constexpr (std::same_as<V, kvm::Svm>)
+        return kvm::NestedState<V>::gif_clear();
+    else
+        return kvm::NestedState<V>::vmxon_only(0x1000);
+}
+
 int complain(const Failure& failure) {
     std::println(stderr, "embed: {} (action {})", failure.text, static_cast<int>(failure.action));
     return 1;
@@ -93,8 +105,7 @@ int main() {
         return vmm::complain(restored.error());
     std::println("saved and restored through the VMM's own layer in {} calls: {}", kernel.calls(), snapshot);
 
-    // A failure arrives as the VMM's own type: GIF cannot be clear on a vCPU that never enabled SVM (Linux up
-    // to 6.12).
-    if (const auto refused = vcpu->restore(kvm::NestedState<vmm::Vendor>::gif_clear()); !refused)
+    // A failure arrives as the VMM's own type.
+    if (const auto refused = vcpu->restore(vmm::impossible<vmm::Vendor>()); !refused)
         std::println("as it should be: {}", refused.error().text);
 }
