@@ -1,130 +1,95 @@
 // SPDX-License-Identifier: MIT
 //
-// KVM_SET_NESTED_STATE, row by row: what the kernel takes, what it refuses, what the vCPU holds afterwards,
-// and whether the library says the same. Rule names (X1, S7, ...) are those of the README.
-//
-// Every row is issued as a bare ioctl, and what came of it is given to kvm::classify(). Rows that a
-// NestedState<Svm> can express go through Vcpu::set_nested_state() as well, which has to come to the same
-// end.
-//
-// Where kernels differ, the row pins both behaviours, and rows of the same Trait have to agree with each
-// other.
+// KVM_SET_NESTED_STATE on AMD: the rows of support/set_table.hpp for SVM, and what KVM_RUN makes of some of
+// them.
+#include "support/set_table.hpp"
 #include "support/svm.hpp"
 
 TEST_SUITE_BEGIN("svm");
 
 namespace {
 
+using lab::beyond, lab::bit, lab::no_memory, lab::maxphyaddr;
+using lab::Change, lab::Where, lab::Into;
+using lab::clear_bits, lab::fill, lab::fill_header, lab::flags, lab::format, lab::put, lab::set_bits,
+    lab::size;
 using lab::must;
 
-// --- a row
-
-/// One thing done to the bytes of the state.
-struct Change {
-    enum class Kind : std::uint8_t { none, put, set_bits, clear_bits, fill };
-    Kind kind = Kind::none;
-    std::uint16_t offset = 0;
-    std::uint16_t width = 0;
-    std::uint64_t value = 0;
-};
-
-constexpr Change flags(std::uint64_t value) {
-    return {Change::Kind::put, lab::flags_at, 2, value};
-}
-constexpr Change format(std::uint64_t value) {
-    return {Change::Kind::put, lab::format_at, 2, value};
-}
-constexpr Change size(std::uint64_t value) {
-    return {Change::Kind::put, lab::size_at, 4, value};
-}
 constexpr Change vmcb12(std::uint64_t value) {
     return {Change::Kind::put, lab::svm::vmcb12_at, 8, value};
 }
 constexpr Change gpat(std::uint64_t value) {
     return {Change::Kind::put, lab::svm::gpat_at, 8, value};
 }
-/// Fields of the VMCB, by their offset in it.
-constexpr Change put(std::uint16_t offset, std::uint16_t width, std::uint64_t value) {
-    return {Change::Kind::put, static_cast<std::uint16_t>(lab::header_size + offset), width, value};
-}
-constexpr Change set_bits(std::uint16_t offset, std::uint16_t width, std::uint64_t value) {
-    return {Change::Kind::set_bits, static_cast<std::uint16_t>(lab::header_size + offset), width, value};
-}
-constexpr Change clear_bits(std::uint16_t offset, std::uint16_t width, std::uint64_t value) {
-    return {Change::Kind::clear_bits, static_cast<std::uint16_t>(lab::header_size + offset), width, value};
-}
-constexpr Change fill(std::uint16_t begin, std::uint16_t end, std::uint8_t value) {
-    return {Change::Kind::fill, static_cast<std::uint16_t>(lab::header_size + begin),
-            static_cast<std::uint16_t>(end - begin), value};
-}
 
-/// What the vCPU is before. Each has SREGS2 of an L2 that ran, and so EFER.SVME, unless it says otherwise.
-enum class On : std::uint8_t {
-    l2,          ///< every row twice: L2 active with the saved state, and outside L2
-    svme_off,    ///< EFER.SVME clear
-    fresh,       ///< nothing set but CPUID
-    in_smm,      ///< in SMM
-    no_svm,      ///< CPUID without SVM; EFER.SVME nevertheless, where the kernel allows
-    no_npt,      ///< CPUID without NPT
-    quirk_off,   ///< KVM_X86_QUIRK_NESTED_SVM_SHARED_PAT disabled, where there is such a quirk
-    illegal_cr3, ///< paging off, and a CR3 beyond MAXPHYADDR
-    cr0_nw,      ///< CR0.NW without CD, which no kernel lets us set: the row is about that
+class Scene;
+
+/// What SVM adds to the machinery of the table.
+struct Svm {
+    using Vendor = kvm::Svm;
+
+    /// What the vCPU is before. Each has SREGS2 of an L2 that ran, and so EFER.SVME, unless it says
+    /// otherwise.
+    enum class On : std::uint8_t {
+        l2,          ///< from both starting points
+        svme_off,    ///< EFER.SVME clear
+        fresh,       ///< nothing set but CPUID
+        in_smm,      ///< in SMM
+        no_svm,      ///< CPUID without SVM; EFER.SVME nevertheless, where the kernel allows
+        no_npt,      ///< CPUID without NPT
+        quirk_off,   ///< KVM_X86_QUIRK_NESTED_SVM_SHARED_PAT disabled, where there is such a quirk
+        illegal_cr3, ///< paging off, and a CR3 beyond MAXPHYADDR
+        cr0_nw,      ///< CR0.NW without CD, which no kernel lets us set: the row is about that
+    };
+
+    /// What the row changes.
+    enum class Base : std::uint8_t {
+        saved,    ///< the state of an L2 that ran
+        built,    ///< made by hand: GUEST_MODE, GIF_SET, no nested paging, intercepts VMRUN and NMI
+        selftest, ///< as in the kernel's nested_set_state_test: no flags, vmcb12 0x3000, all zero
+    };
+
+    enum class Start : std::uint8_t { l2_saved, outside_l2, count };
+    static constexpr std::array<const char*, std::to_underlying(Start::count)> start_names{
+        "L2 active with the saved state", "outside L2"};
+
+    /// In what kernels differ.
+    enum class Trait : std::uint8_t {
+        none,
+        gif_clear_without_svme,
+        v_nmi_needs_nmi_intercept,
+        event_injection_checked,
+        lma_needs_lme,
+        gpat_checked,
+        save_area_of_744_bytes,
+        np_dropped_without_cpuid,
+        controls_masked,
+        count,
+    };
+
+    struct Failure {
+        kvm::Effect effect = kvm::Effect::unchanged;
+        kvm::Effect over_l2 = kvm::Effect::unchanged; ///< where L2 was active before with the saved state
+    };
+    struct Needs {};
+
+    using Row = lab::SetRow<Svm>;
+    static const Scene& scene(On on);
+    static bool from(const Row& row, Start start) {
+        return start == Start::outside_l2 || row.on == On::l2 || row.on == On::quirk_off;
+    }
+    static lab::Bytes bytes(Base base);
+    static std::string why_not(const Row& row);
+    static void check_failure(const lab::Failed<Svm>& failed);
+    static void check_success(const Row& row, const lab::Bytes& set, const lab::Bytes& after);
+    static kvm::Vcpu<kvm::Svm> nested(const machine::Machine& machine) { return lab::svm::nested(machine); }
 };
-
-/// What the row changes.
-enum class Base : std::uint8_t {
-    saved,    ///< the state of an L2 that ran
-    built,    ///< made by hand: GUEST_MODE, GIF_SET, no nested paging, intercepts VMRUN and NMI
-    selftest, ///< as in the kernel's nested_set_state_test: no flags, vmcb12 0x3000, all zero
-};
-
-/// Where the bytes are.
-enum class Where : std::uint8_t { memory, odd_address, null, low, kernel, cut };
-
-/// Which descriptor gets the ioctl.
-enum class Into : std::uint8_t { vcpu, vm, system, closed, pipe, vcpu_of_parent };
-
-/// In what kernels differ.
-enum class Trait : std::uint8_t {
-    none,
-    gif_clear_without_svme,
-    v_nmi_needs_nmi_intercept,
-    event_injection_checked,
-    lma_needs_lme,
-    gpat_checked,
-    save_area_of_744_bytes,
-    np_dropped_without_cpuid,
-    controls_masked,
-    count,
-};
-
-struct Row {
-    const char* name;
-    On on = On::l2;
-    Base base = Base::saved;
-    std::array<Change, 3> change = {};
-    int expect = 0; ///< errno; 0: success
-    struct {
-        Trait trait = Trait::none;
-        int expect = 0; ///< where the kernel has the trait
-    } unless = {};
-    Where where = Where::memory;
-    std::uint16_t cut = 0; ///< Where::cut: bytes in front of a page that cannot be read
-    Into into = Into::vcpu;
-    kvm::Effect effect = kvm::Effect::unchanged;
-    kvm::Effect effect_over_l2 = kvm::Effect::unchanged; ///< where L2 was active before with the saved state
-    bool rewritten = false;                              ///< success, and GET shows other bytes than were set
-    Trait rewritten_with = Trait::none;                  ///< the same, where the kernel has the trait
-};
+using Base = Svm::Base;
+using On = Svm::On;
+using Trait = Svm::Trait;
 
 // --- the table
 
-constexpr std::uint64_t bit(unsigned number) {
-    return std::uint64_t{1} << number;
-}
-constexpr unsigned maxphyaddr = 40; // given to every vCPU here
-constexpr std::uint64_t beyond = bit(maxphyaddr);
-constexpr std::uint64_t no_memory = 0x4000'0000;
 constexpr std::uint16_t payload = lab::header_size;
 
 // Offsets in a VMCB (AMD APM Vol. 2, appendix B).
@@ -139,7 +104,7 @@ constexpr std::uint64_t cr0_pe = bit(0), cr0_nw = bit(29), cr0_pg = bit(31), rfl
                         efer_lme = bit(8), efer_svme = bit(12), cr4_pae = bit(5), msr_prot = bit(28),
                         np_enable = 1;
 
-constexpr std::array rows = std::to_array<Row>({
+constexpr std::array rows = std::to_array<lab::SetRow<Svm>>({
     // Header.
     {.name = "nothing changed"},
     {.name = "nothing changed, at an odd address", .where = Where::odd_address},
@@ -173,7 +138,7 @@ constexpr std::array rows = std::to_array<Row>({
      .cut = payload},
     {.name = "GIF set, junk as vmcb12 address", .change = {flags(0x100), size(128), vmcb12(~0ull)}},
     {.name = "gpat while the quirk is on", .change = {gpat(0x0707'0707'0707'0707)}, .rewritten = true},
-    {.name = "reserved bytes of the header", .change = {Change{Change::Kind::fill, 24, payload - 24, 0x5a}}},
+    {.name = "reserved bytes of the header", .change = {fill_header(24, payload, 0x5a)}},
 
     // The vCPU's own state.
     {.name = "S3: L2 without EFER.SVME", .on = On::svme_off, .expect = EINVAL},
@@ -199,56 +164,56 @@ constexpr std::array rows = std::to_array<Row>({
      .on = On::illegal_cr3,
      .base = Base::built,
      .expect = EINVAL,
-     .effect = kvm::Effect::undetermined},
+     .failure = {.effect = kvm::Effect::undetermined}},
     {.name = "S27: the same with slack",
      .on = On::illegal_cr3,
      .base = Base::built,
      .change = {size(8192)},
      .expect = EINVAL,
-     .effect = kvm::Effect::undetermined},
+     .failure = {.effect = kvm::Effect::undetermined}},
     {.name = "S27: the same with reserved bytes of the header",
      .on = On::illegal_cr3,
      .base = Base::built,
-     .change = {Change{Change::Kind::fill, 24, payload - 24, 0x5a}},
+     .change = {fill_header(24, payload, 0x5a)},
      .expect = EINVAL,
-     .effect = kvm::Effect::undetermined},
+     .failure = {.effect = kvm::Effect::undetermined}},
     {.name = "S27: the same with gpat",
      .on = On::illegal_cr3,
      .base = Base::built,
      .change = {gpat(0x0707'0707'0707'0707)},
      .expect = EINVAL,
-     .effect = kvm::Effect::undetermined},
+     .failure = {.effect = kvm::Effect::undetermined}},
     {.name = "S27: the same with unaligned bitmaps",
      .on = On::illegal_cr3,
      .base = Base::built,
      .change = {put(iopm, 8, 0x14123), put(msrpm, 8, 0x1234)},
      .expect = EINVAL,
-     .effect = kvm::Effect::undetermined},
+     .failure = {.effect = kvm::Effect::undetermined}},
     {.name = "S27: the same with controls that no kernel knows",
      .on = On::illegal_cr3,
      .base = Base::built,
      .change = {put(tlb_ctl, 4, ~0u), put(nested_ctl, 8, ~1ull), put(virt_ext, 8, ~0ull)},
      .expect = EINVAL,
-     .effect = kvm::Effect::undetermined},
+     .failure = {.effect = kvm::Effect::undetermined}},
     {.name = "S27: the same with interrupt state that no kernel knows",
      .on = On::illegal_cr3,
      .base = Base::built,
      .change = {put(int_ctl + 4, 4, ~0u), put(int_state, 8, ~0ull), set_bits(event_inj, 8, 0x7fff'f000)},
      .expect = EINVAL,
-     .effect = kvm::Effect::undetermined},
+     .failure = {.effect = kvm::Effect::undetermined}},
     {.name = "S27: the same with every intercept",
      .on = On::illegal_cr3,
      .base = Base::built,
      .change = {fill(0x000, 0x018, 0xff)},
      .expect = EINVAL,
-     .effect = kvm::Effect::undetermined},
+     .failure = {.effect = kvm::Effect::undetermined}},
     {.name = "S27: the same, mapped for 2200 bytes",
      .on = On::illegal_cr3,
      .base = Base::built,
      .expect = EINVAL,
      .where = Where::cut,
      .cut = 2200,
-     .effect = kvm::Effect::undetermined},
+     .failure = {.effect = kvm::Effect::undetermined}},
 
     // S6: the vmcb12 address.
     {.name = "S6: vmcb12 address + 1", .change = {vmcb12(guests::vmcb12_address + 1)}, .expect = EINVAL},
@@ -364,7 +329,7 @@ constexpr std::array rows = std::to_array<Row>({
      .on = On::quirk_off,
      .change = {gpat(8)},
      .unless = {Trait::gpat_checked, EINVAL},
-     .effect_over_l2 = kvm::Effect::undetermined, // a kernel with the quirk on would show gpat 0, too
+     .failure = {.over_l2 = kvm::Effect::undetermined}, // a kernel with the quirk on would show gpat 0, too
      .rewritten = true},
     {.name = "gpat of a reserved type, quirk disabled, nested paging off",
      .on = On::quirk_off,
@@ -457,12 +422,8 @@ constexpr std::array rows = std::to_array<Row>({
      .change = {put(iopm, 8, no_memory), put(msrpm, 8, no_memory)}},
 });
 
-/// Which kernels have which traits, as seen. Only told, not required: stable releases get backports.
-struct KnownKernel {
-    const char* name;
-    std::array<bool, std::to_underlying(Trait::count)> has;
-};
-constexpr std::array known_kernels = std::to_array<KnownKernel>({
+/// As seen.
+constexpr std::array known_kernels = std::to_array<lab::KnownKernel<Svm>>({
     // none, gif_clear, v_nmi, event, lma, gpat, save 744, np dropped, masked
     {"6.1", {false, false, false, false, false, false, false, false, false}},
     {"6.12", {false, false, true, false, false, false, true, false, false}},
@@ -483,39 +444,16 @@ constexpr std::array<const char*, std::to_underlying(Trait::count)> trait_names{
 
 // --- vCPUs
 
-/// KVM_GET_SUPPORTED_CPUID with MAXPHYADDR 40 and without some features, given to a vCPU.
-void set_cpuid(const machine::Machine& machine, std::uint32_t no_8000_0001_ecx,
-               std::uint32_t no_8000_000a_edx) {
-    constexpr std::size_t capacity = 256;
-    static_assert(sizeof(kvm_cpuid2) % alignof(kvm_cpuid_entry2) == 0);
-    alignas(kvm_cpuid2) static std::byte storage[sizeof(kvm_cpuid2) + capacity * sizeof(kvm_cpuid_entry2)];
-    auto* const cpuid = reinterpret_cast<kvm_cpuid2*>(storage);
-    cpuid->nent = capacity;
-    lab::must_ioctl(machine.system_fd(), KVM_GET_SUPPORTED_CPUID, cpuid, "KVM_GET_SUPPORTED_CPUID");
-    for (auto& entry : std::span{cpuid->entries, cpuid->nent}) {
-        if (entry.function == 0x8000'0001)
-            entry.ecx &= ~no_8000_0001_ecx;
-        if (entry.function == 0x8000'000a)
-            entry.edx &= ~no_8000_000a_edx;
-        if (entry.function == 0x8000'0008)
-            entry.eax = (entry.eax & ~0xffu) | maxphyaddr;
-    }
-    lab::must_ioctl(machine.vcpu_fd(), KVM_SET_CPUID2, cpuid, "KVM_SET_CPUID2");
-}
-
-void set_smm(const machine::Machine& machine, bool on) {
-    kvm_vcpu_events events = {};
-    lab::must_ioctl(machine.vcpu_fd(), KVM_GET_VCPU_EVENTS, &events, "KVM_GET_VCPU_EVENTS");
-    events.flags = KVM_VCPUEVENT_VALID_SMM;
-    events.smi.smm = on;
-    lab::must_ioctl(machine.vcpu_fd(), KVM_SET_VCPU_EVENTS, &events, "KVM_SET_VCPU_EVENTS");
-}
-
 /// A vCPU that can be brought back to the same condition for every row.
 class Scene {
   public:
     explicit Scene(On on) : on_{on}, machine_{must(machine::Machine::create({.supported_cpuid = false}))} {
-        set_cpuid(machine_, on == On::no_svm ? 1u << 2 : 0, on == On::no_npt ? 1u : 0);
+        lab::set_cpuid(machine_, [on](kvm_cpuid_entry2& entry) {
+            if (entry.function == 0x8000'0001 && on == On::no_svm)
+                entry.ecx &= ~(1u << 2);
+            if (entry.function == 0x8000'000a && on == On::no_npt)
+                entry.edx &= ~1u;
+        });
         sregs_ = lab::get_sregs(on == On::fresh || on == On::illegal_cr3 ? machine_ : lab::svm::shared_l2());
         if (on == On::svme_off)
             sregs_.efer &= ~efer_svme;
@@ -523,24 +461,20 @@ class Scene {
             sregs_.efer |= efer_svme;
             sregs_.cr3 = bit(maxphyaddr + 5);
         }
-        if (on == On::quirk_off) {
-            kvm_enable_cap quirks = {};
-            quirks.cap = KVM_CAP_DISABLE_QUIRKS2;
-            quirks.args[0] = kvm::uapi::quirk_nested_svm_shared_pat;
-            static_cast<void>(::ioctl(machine_.vm_fd(), KVM_ENABLE_CAP, &quirks)); // 6.x has no such quirk
-        }
+        if (on == On::quirk_off)
+            lab::disable_quirk(machine_, kvm::uapi::quirk_nested_svm_shared_pat); // 6.x has no such quirk
         if (on == On::no_svm && ::ioctl(machine_.vcpu_fd(), KVM_SET_SREGS2, &sregs_) != 0)
             sregs_.efer &= ~efer_svme; // 7.x refuses it
     }
 
-    void reset(bool l2_active) const {
+    void reset(Svm::Start start) const {
         if (on_ == On::in_smm)
-            set_smm(machine_, false);
+            lab::set_smm(machine_, false);
         must(lab::svm::nested(machine_).clear_nested_state());
         lab::set_sregs(machine_, sregs_);
         if (on_ == On::in_smm)
-            set_smm(machine_, true);
-        if (l2_active)
+            lab::set_smm(machine_, true);
+        if (start == Svm::Start::l2_saved)
             must(lab::svm::nested(machine_).set_nested_state(
                 must(lab::svm::State::parse(lab::read_back(lab::svm::shared_l2().vcpu_fd())))));
     }
@@ -554,7 +488,7 @@ class Scene {
 };
 
 /// Made when first asked for: a machine is what takes time.
-const Scene& scene(On on) {
+const Scene& Svm::scene(On on) {
     static std::array<std::optional<Scene>, std::to_underlying(On::cr0_nw)> scenes;
     auto& scene = scenes[std::to_underlying(on)];
     if (!scene)
@@ -562,38 +496,11 @@ const Scene& scene(On on) {
     return *scene;
 }
 
-// --- making the bytes
-
-constexpr std::size_t input_size = 8320; // more than any row declares and the kernel reads
-
-void perform(const Change& change, std::span<std::byte> bytes) {
-    if (change.kind == Change::Kind::none)
-        return;
-    const auto field = bytes.subspan(change.offset, change.width);
-    if (change.kind == Change::Kind::fill) {
-        std::ranges::fill(field, static_cast<std::byte>(change.value));
-        return;
-    }
-    std::uint64_t value = 0;
-    std::memcpy(&value, field.data(), field.size());
-    switch (change.kind) {
-    case Change::Kind::set_bits:
-        value |= change.value;
-        break;
-    case Change::Kind::clear_bits:
-        value &= ~change.value;
-        break;
-    default:
-        value = change.value;
-    }
-    std::memcpy(field.data(), &value, field.size());
-}
-
-lab::Bytes base_bytes(Base base) {
+lab::Bytes Svm::bytes(Base base) {
     lab::Bytes bytes;
     if (base == Base::saved)
         bytes = lab::read_back(lab::svm::shared_l2().vcpu_fd());
-    bytes.resize(input_size);
+    bytes.resize(lab::input_size);
     if (base == Base::saved)
         return bytes;
     std::vector<Change> fields{format(1), size(lab::svm::state_size), vmcb12(0x3000)};
@@ -611,183 +518,38 @@ lab::Bytes base_bytes(Base base) {
                                     });
     }
     for (const auto& change : fields)
-        perform(change, bytes);
+        lab::perform(change, bytes);
     return bytes;
-}
-
-lab::Bytes bytes_of(const Row& row) {
-    auto bytes = base_bytes(row.base);
-    for (const auto& change : row.change)
-        perform(change, bytes);
-    return bytes;
-}
-
-/// The bytes at the row's address.
-class Placed {
-  public:
-    Placed(const Row& row, const lab::Bytes& bytes)
-        : where_{row.where}, memory_{row.where == Where::cut ? row.cut : bytes.size()} {
-        if (where_ == Where::odd_address)
-            std::memcpy(odd_.data() + 1, bytes.data(), bytes.size());
-        std::memcpy(memory_.data(), bytes.data(), memory_.bytes().size());
-        readable_ = bytes.size();
-        switch (where_) {
-        case Where::null:
-        case Where::low:
-        case Where::kernel:
-            readable_ = 0;
-            break;
-        case Where::cut:
-            readable_ = row.cut;
-            break;
-        default:
-            break;
-        }
-    }
-
-    [[nodiscard]] const void* address() const {
-        switch (where_) {
-        case Where::null:
-            return nullptr;
-        case Where::low:
-            return reinterpret_cast<const void*>(0x10);
-        case Where::kernel:
-            return reinterpret_cast<const void*>(0xffff'8880'0000'0000);
-        case Where::odd_address:
-            return odd_.data() + 1;
-        default:
-            return memory_.data();
-        }
-    }
-    /// How many bytes can be read there.
-    [[nodiscard]] std::size_t readable() const { return readable_; }
-
-  private:
-    Where where_;
-    lab::Fenced memory_;
-    alignas(8) std::array<std::byte, input_size + 8> odd_;
-    std::size_t readable_;
-};
-
-/// What a state of the library makes of the row; nothing if parse() refuses it, or if it is about an address.
-std::optional<lab::svm::State> expressed(const Row& row, const lab::Bytes& bytes) {
-    if (row.where != Where::memory)
-        return std::nullopt;
-    const std::size_t size = lab::load<std::uint32_t>(bytes, lab::size_at);
-    const auto parsed = lab::svm::State::parse(std::span{bytes}.first(std::min(size, bytes.size())));
-    if (!parsed)
-        return std::nullopt;
-    return *parsed;
-}
-
-// --- issuing it
-
-struct Target {
-    int fd;
-    kvm::DescriptorKind kind;
-    bool in_child = false;
-};
-
-Target target(const Row& row, const machine::Machine& machine) {
-    using enum kvm::DescriptorKind;
-    static std::array<int, 2> ends = {-1, -1};
-    switch (row.into) {
-    case Into::vm:
-        return {machine.vm_fd(), vm};
-    case Into::system:
-        return {machine.system_fd(), system};
-    case Into::closed:
-        return {1000, not_open};
-    case Into::pipe:
-        if (ends[0] < 0 && ::pipe(ends.data()) != 0)
-            lab::give_up("pipe");
-        return {ends[0], not_kvm};
-    case Into::vcpu_of_parent:
-        return {machine.vcpu_fd(), unknown, true};
-    case Into::vcpu:
-        break;
-    }
-    return {machine.vcpu_fd(), vcpu};
-}
-
-/// Runs `make` in a forked child if the target is to be used from there, else here. The result must be plain
-/// bytes.
-template <class Make>
-auto at(const Target& target, Make&& make) {
-    using Result = decltype(make());
-    if (!target.in_child)
-        return make();
-    static_assert(std::is_trivially_copyable_v<Result>);
-    std::array<int, 2> ends = {};
-    if (::pipe(ends.data()) != 0)
-        lab::give_up("pipe");
-    const auto child = ::fork();
-    if (child == 0) {
-        const Result result = make();
-        ::_exit(::write(ends[1], &result, sizeof result) == sizeof result ? 0 : 1);
-    }
-    ::close(ends[1]);
-    Result result = {};
-    const bool whole = ::read(ends[0], &result, sizeof result) == sizeof result;
-    ::close(ends[0]);
-    ::waitpid(child, nullptr, 0);
-    if (!whole)
-        lab::give_up("the child said nothing");
-    return result;
-}
-
-/// A typed SET as plain bytes.
-struct TypedResult {
-    bool done;
-    kvm::Error error;
-};
-
-TypedResult set_through_vcpu(int fd, const lab::svm::State& state) {
-    const kvm::Vcpu vcpu{lab::svm::host(), kvm::VcpuFd{fd}};
-    const auto put = vcpu.set_nested_state(state);
-    return put ? TypedResult{true, {}} : TypedResult{false, put.error()};
 }
 
 // --- judging it
 
-kvm::Errc expected_code(const Row& row, int error_number) {
-    switch (row.into) {
-    case Into::vm:
-        return kvm::Errc::vm_fd_given;
-    case Into::system:
-        return kvm::Errc::system_fd_given;
-    case Into::closed:
-        return kvm::Errc::bad_descriptor;
-    case Into::pipe:
-        return kvm::Errc::not_a_kvm_descriptor;
-    case Into::vcpu_of_parent:
-        return kvm::Errc::other_process_or_dead_vm;
-    case Into::vcpu:
-        break;
-    }
-    return error_number == EFAULT ? kvm::Errc::bad_address : kvm::Errc::refused;
+/// S16 cannot be tried: KVM_SET_SREGS2 refuses the only way to get there.
+std::string Svm::why_not(const Row& row) {
+    if (row.on != On::cr0_nw)
+        return {};
+    const auto& vcpu = scene(On::l2);
+    vcpu.reset(Start::outside_l2);
+    auto sregs = lab::get_sregs(vcpu.machine());
+    sregs.cr0 |= cr0_nw;
+    CHECK(::ioctl(vcpu.machine().vcpu_fd(), KVM_SET_SREGS2, &sregs) == -1);
+    CHECK(errno == EINVAL);
+    return "not reachable, KVM_SET_SREGS2 refuses that CR0";
 }
 
-void check_error(const Row& row, const kvm::Error& error, int error_number, const lab::Bytes& before,
-                 const lab::Bytes& after) {
-    CAPTURE(std::string{error.message().view()});
-    CHECK(error.operation == kvm::Operation::set_nested_state);
-    CHECK(error.raw_result == -1);
-    CHECK(error.error_number == error_number);
-    CHECK(error.code == expected_code(row, error_number));
+void Svm::check_failure(const lab::Failed<Svm>& failed) {
+    const auto& [row, start, error, attempted, before, after] = failed;
     const bool over_l2 = (lab::load<std::uint16_t>(before, lab::flags_at) & 1) != 0;
-    CHECK(error.effect == (over_l2 ? row.effect_over_l2 : row.effect));
+    CHECK(error.effect == (over_l2 ? row.failure.over_l2 : row.failure.effect));
     CHECK(error.effect != kvm::Effect::nested_state_lost); // VMX only
-    if (error.effect == kvm::Effect::unchanged)
-        CHECK(before == after);
-    else // as the comment of Effect has it, for SVM
+    if (error.effect == kvm::Effect::undetermined)         // as the comment of Effect has it, for SVM
         CHECK((lab::load<std::uint16_t>(after, lab::flags_at) & 1) == 1);
-    if (row.effect == kvm::Effect::undetermined)
+    if (row.failure.effect == kvm::Effect::undetermined)
         CHECK(before != after); // so "unchanged" would have been wrong
 }
 
 /// After a success GET shows what was set, without what the kernel does not look at.
-void check_success(const lab::Bytes& set, const lab::Bytes& after) {
+void Svm::check_success(const Row&, const lab::Bytes& set, const lab::Bytes& after) {
     const auto flags = lab::load<std::uint16_t>(set, lab::flags_at);
     const bool l2 = (flags & 1) != 0;
     CHECK(lab::load<std::uint16_t>(after, lab::flags_at) == flags);
@@ -797,138 +559,24 @@ void check_success(const lab::Bytes& set, const lab::Bytes& after) {
           == (l2 ? lab::load<std::uint64_t>(set, lab::svm::vmcb12_at) : 0));
 }
 
-class Table {
-  public:
-    void run(const Row& row) {
-        INFO("row: " << std::string_view{row.name});
-        if (row.on == On::cr0_nw)
-            return unreachable_cr0(row);
-        bool typed = false;
-        for (const bool l2_active : {true, false})
-            if (row.on == On::l2 || row.on == On::quirk_off || !l2_active)
-                typed = run(row, l2_active);
-        ++(typed ? through_vcpu_ : raw_only_);
-    }
-
-    [[nodiscard]] std::size_t through_vcpu() const { return through_vcpu_; }
-    [[nodiscard]] std::size_t raw_only() const { return raw_only_; }
-    [[nodiscard]] std::size_t unreachable() const { return unreachable_; }
-    [[nodiscard]] const auto& traits() const { return traits_; }
-
-  private:
-    /// @return whether it went through Vcpu
-    bool run(const Row& row, bool l2_active) {
-        CAPTURE(l2_active);
-        const auto& vcpu = scene(row.on);
-        const int fd = vcpu.machine().vcpu_fd();
-        const auto bytes = bytes_of(row);
-        const Placed placed{row, bytes};
-        const std::size_t size = lab::load<std::uint32_t>(bytes, lab::size_at);
-        // What classify() is told: all that was readable of what was declared, and the header even if that
-        // was less.
-        const auto given = std::min(std::max(size, lab::header_size), placed.readable());
-        const lab::Bytes attempted{bytes.begin(), bytes.begin() + static_cast<std::ptrdiff_t>(given)};
-        const auto to = target(row, vcpu.machine());
-
-        vcpu.reset(l2_active);
-        const auto before = lab::read_back(fd);
-        const auto result = at(to, [&] { return lab::raw_set(to.fd, placed.address()); });
-        const auto after = lab::read_back(fd);
-        CHECK(result.value <= 0); // a positive result is VMX's alone
-        const int error_number = result.value < 0 ? result.error_number : 0;
-        INFO("the kernel: " << lab::errno_name(error_number));
-        const int expected = expectation(row, error_number);
-        CHECK(lab::errno_name(error_number) == lab::errno_name(expected));
-        if (result.value < 0)
-            check_error(row,
-                        kvm::classify(kvm::Operation::set_nested_state, result.value, result.error_number,
-                                      {.descriptor = to.kind, .attempted = attempted, .found = after}),
-                        error_number, before, after);
-        else
-            check_success(bytes, after);
-
-        const auto state = expressed(row, bytes);
-        if (!state)
-            return false;
-        vcpu.reset(l2_active);
-        CHECK(lab::read_back(fd) == before);
-        const auto typed = at(to, [&] { return set_through_vcpu(to.fd, *state); });
-        const auto after_typed = lab::read_back(fd);
-        CHECK(typed.done == (result.value == 0));
-        CHECK(after_typed == after);
-        if (!typed.done)
-            check_error(row, typed.error, error_number, before, after_typed);
-        else
-            check_verified(row, lab::svm::nested(vcpu.machine()).verify_nested_state(*state));
-        return true;
-    }
-
-    /// A first row of a trait finds out whether the kernel has it; the others have to agree.
-    int expectation(const Row& row, int seen) {
-        if (row.unless.trait == Trait::none)
-            return row.expect;
-        auto& has = traits_[std::to_underlying(row.unless.trait)];
-        if (!has)
-            has = seen == row.unless.expect;
-        return *has ? row.unless.expect : row.expect;
-    }
-
-    void check_verified(const Row& row, const std::expected<void, kvm::Error>& verified) {
-        bool rewritten = row.rewritten;
-        if (row.rewritten_with != Trait::none) {
-            auto& has = traits_[std::to_underlying(row.rewritten_with)];
-            if (!has)
-                has = !verified.has_value();
-            rewritten = *has;
-        }
-        INFO("first difference at " << (verified ? 0 : verified.error().detail));
-        CHECK(verified.has_value() == !rewritten);
-    }
-
-    /// S16 cannot be tried: KVM_SET_SREGS2 refuses the only way to get there.
-    void unreachable_cr0(const Row& row) {
-        const auto& vcpu = scene(On::l2);
-        vcpu.reset(false);
-        auto sregs = lab::get_sregs(vcpu.machine());
-        sregs.cr0 |= cr0_nw;
-        CHECK(::ioctl(vcpu.machine().vcpu_fd(), KVM_SET_SREGS2, &sregs) == -1);
-        CHECK(errno == EINVAL);
-        std::println("note: {}: not reachable, KVM_SET_SREGS2 refuses that CR0", row.name);
-        ++unreachable_;
-    }
-
-    std::array<std::optional<bool>, std::to_underlying(Trait::count)> traits_ = {};
-    std::size_t through_vcpu_ = 0;
-    std::size_t raw_only_ = 0;
-    std::size_t unreachable_ = 0;
-};
-
 } // namespace
 
 TEST_CASE(
     "KVM_SET_NESTED_STATE does in every row of the table what is known of it, and errors tell the truth") {
-    Table table;
+    lab::SetTable<Svm> table;
     for (const auto& row : rows)
         table.run(row);
 
-    std::println(
-        "count: KVM_SET_NESTED_STATE, {} rows: {} through Vcpu and raw, {} raw only, {} not reachable",
-        rows.size(), table.through_vcpu(), table.raw_only(), table.unreachable());
-    CHECK(table.through_vcpu() + table.raw_only() + table.unreachable() == rows.size());
-    CHECK(table.unreachable() == 1);
+    std::println("count: KVM_SET_NESTED_STATE, {} rows: {} through Vcpu and raw, {} raw only, {} not "
+                 "reachable; {} SETs",
+                 rows.size(), table.through_vcpu(), table.raw_only(), table.not_tried(), table.issued());
+    CHECK(table.through_vcpu() + table.raw_only() + table.not_tried() == rows.size());
+    CHECK(table.not_tried() == 1);
     CHECK(table.through_vcpu() == 109); // what parse() takes
 
-    std::array<bool, std::to_underlying(Trait::count)> seen = {};
-    for (std::size_t trait = 1; trait < seen.size(); ++trait) {
-        REQUIRE(table.traits()[trait].has_value());
-        seen[trait] = *table.traits()[trait];
-        std::println("trait: this kernel {}: {}", trait_names[trait], seen[trait] ? "yes" : "no");
-    }
-    const auto known = std::ranges::find(known_kernels, seen, &KnownKernel::has);
-    if (known == known_kernels.end())
-        std::println("note: no known kernel behaves like this one: backports?");
-    else
-        std::println("note: KVM_SET_NESTED_STATE checks what Linux {} checks", known->name);
+    for (std::size_t trait = 1; trait < table.traits().size(); ++trait)
+        CHECK(table.traits()[trait].has_value());
+    lab::tell_traits<Svm>(table.traits(), trait_names, known_kernels);
 }
 
 // --- what KVM_RUN makes of a SET that succeeded
@@ -939,7 +587,7 @@ machine::Exit run_with(const machine::Machine& machine, std::span<const Change> 
     lab::complete_io(machine);
     auto bytes = lab::read_back(machine.vcpu_fd());
     for (const auto& change : changes)
-        perform(change, bytes);
+        lab::perform(change, bytes);
     CHECK(lab::svm::nested(machine).set_nested_state(must(lab::svm::State::parse(bytes))));
     return must(machine.run());
 }
