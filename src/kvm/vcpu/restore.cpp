@@ -161,6 +161,27 @@ Result lapic(const Calls& calls, const VcpuState& state) {
     return std::unexpected(error);
 }
 
+/// Whether the state has a vmcs12 and L2 does not run.
+bool has_vmcs12_at_rest(Phase phase) {
+    return phase == Phase::vmx_current_vmcs || phase == Phase::vmx_smm_current_vmcs
+           || phase == Phase::vmx_smm_interrupted_l2;
+}
+
+/// Once more where KVM spoils what it has just taken. On VMX a vCPU that was in L2 owes that L2's segments to
+/// its vmcs12: KVM copies them out of the hardware's VMCS only when somebody asks. Taking the vCPU out of
+/// nested operation does not settle the debt, so it falls on the vmcs12 that comes next, whose segments the
+/// next GET, VMREAD or VMCLEAR overwrites with those of a VMCS that never ran: zeroes (seen on
+/// Linux 6.1, 6.12 and 7.3). Reading back settles it, and what is set then stays.
+Result nested_state(const Vcpu<Any, IoctlRef>& vcpu, const NestedStateBuffer& state) {
+    const auto set = vcpu.set_nested_state(state);
+    if (!set || !has_vmcs12_at_rest(state.phase()))
+        return set;
+    const auto verified = vcpu.verify_nested_state(state);
+    if (verified || verified.error().code != Errc::not_equivalent)
+        return verified;
+    return vcpu.set_nested_state(state);
+}
+
 template <class T>
 Result set(const Calls& calls, Operation operation, unsigned long request, const T& value) {
     T copy = value; // an ioctl takes no pointer to const
@@ -224,7 +245,7 @@ Result WholeVcpu::put(Step step, const VcpuState& state, RestoreReport& report) 
     case Step::mp_state:
         return set(calls_, Operation::mp_state, request::set_mp_state, state.mp_state);
     case Step::nested_state:
-        return nested().set_nested_state(state.nested);
+        return nested_state(nested(), state.nested);
     case Step::first_run: // the caller's: first_run()
         return {};
     }

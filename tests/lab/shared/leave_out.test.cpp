@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT
 //
 // Every step of restore_order, left out of a restore: it must show. A step whose loss a restore of
-// svm_migrate into a new virtual machine does not show has a scenario of its own; what even that does not
-// show is printed with the reason.
+// the migrate guest into a new virtual machine does not show has a scenario of its own; what even that does
+// not show is printed with the reason.
 #include "support/migration.hpp"
 
 namespace {
@@ -72,8 +72,8 @@ std::string back_to_the_pending_out(StepSet left_out, std::uint64_t flags) {
     return restored_without(left_out, vm, saved.state, saved_round); // the exit is pending
 }
 
-/// svm_migrate, saved outside L2 after its first VMRUN, onto a vCPU in another guest's L2. That other L1 has
-/// no GDT, no IDT and another CR4.
+/// The migrate guest, saved outside L2 after its first VM entry, onto a vCPU in another guest's L2. That
+/// other L1 has no GDT, no IDT and another CR4.
 std::string from_l1_onto_l2(StepSet left_out, std::uint64_t flags) {
     constexpr std::uint32_t many = 2000; // rounds, so that the timer hits L1 in one of them
     const auto source = lab::started(lab::migrate_guest(), {.flags = flags, .rounds = many});
@@ -84,8 +84,7 @@ std::string from_l1_onto_l2(StepSet left_out, std::uint64_t flags) {
             reported = progress->value;
         else if (exit != machine::Exit{machine::Interrupted{}})
             lab::give_up("on the way to an interruption in L1: " + machine::describe(exit));
-        else if (reported != 0
-                 && must(source.whole().nested().nested_state()).phase() != kvm::Phase::svm_l2_active)
+        else if (reported != 0 && must(source.whole().nested().nested_state()).phase() != lab::l2_active())
             break;
     }
     // From here on only a few rounds more.
@@ -94,7 +93,7 @@ std::string from_l1_onto_l2(StepSet left_out, std::uint64_t flags) {
     lab::store<std::uint64_t>(source.machine.memory(),
                               guests::parameters_address + offsetof(guests::Parameters, rounds), rounds);
 
-    const auto vm = lab::started(guests::phases(guests::Vendor::svm), {.flags = flags});
+    const auto vm = lab::started(lab::phases_guest(), {.flags = flags});
     lab::run_to(vm.machine, guests::Phase::l2);
     std::ranges::copy(source.machine.memory().first(lab::used_memory), vm.machine.memory().begin());
     if (const auto report = vm.whole().restore_without(left_out, saved.state); !report)

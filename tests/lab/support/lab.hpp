@@ -88,6 +88,14 @@ inline bool is_vmx() {
     return host().vendor() == kvm::VendorId::vmx;
 }
 
+/// The phase of a vCPU whose L2 runs, and that of one that has never nested or was cleared.
+inline kvm::Phase l2_active() {
+    return is_vmx() ? kvm::Phase::vmx_l2_active : kvm::Phase::svm_l2_active;
+}
+inline kvm::Phase not_nested() {
+    return is_vmx() ? kvm::Phase::vmx_off : kvm::Phase::svm_outside_l2_gif_set;
+}
+
 inline kvm::Vcpu<kvm::Any> nested(const machine::Machine& machine, unsigned vcpu = 0) {
     return {host(), kvm::VcpuFd{machine.vcpu_fd(vcpu)}};
 }

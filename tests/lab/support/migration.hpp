@@ -138,7 +138,9 @@ inline void restore(const Vm& vm, const Saved& saved, unsigned vcpu = 0) {
     must(whole.abandon());
     put_memory(vm, saved.memory);
     check_report(must(whole.restore(saved.state)));
-    CHECK(whole.nested().verify_nested_state(saved.state.nested));
+    const auto verified = whole.nested().verify_nested_state(saved.state.nested);
+    INFO((verified ? "" : std::string{verified.error().message().view()}));
+    CHECK(verified.has_value());
 }
 
 // --- what a guest tells

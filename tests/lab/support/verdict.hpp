@@ -12,7 +12,7 @@
 
 namespace lab {
 
-/// For what is not under test: fails the test and ends the program.
+/// For what is not under test: fails the test and ends it.
 [[noreturn]] void give_up(const std::string& reason);
 
 /// The emulated processor or this kernel does not have what the test is about. The test returns after it.

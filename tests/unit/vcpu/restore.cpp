@@ -102,6 +102,18 @@ TEST_CASE("what was saved is what the other vCPU has afterwards") {
     }
 }
 
+TEST_CASE("a vmcs12 that is restored onto a vCPU that was in L2 does not pay for the L2 of then") {
+    auto source = busy(VendorId::vmx, 1);
+    source.nested[0] = std::byte{}; // L1 runs, a VMCS is current
+    const auto state = *whole(source).save();
+    REQUIRE(state.nested.phase() == kvm::Phase::vmx_current_vmcs);
+    auto target = busy(VendorId::vmx, 2);
+    const auto vcpu = whole(target);
+    REQUIRE(vcpu.restore(state).has_value());
+    CHECK(vcpu.nested().verify_nested_state(state.nested).has_value());
+    CHECK(std::ranges::equal(target.nested, state.nested.bytes()));
+}
+
 TEST_CASE("the ioctls come in restore_order") {
     auto target = busy(VendorId::vmx, 2);
     REQUIRE(whole(target, {.enlightened_vmcs = true}).restore(full_state()).has_value());

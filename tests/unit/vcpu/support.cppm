@@ -93,6 +93,9 @@ struct FakeKvm {
     kvm::uapi::MpState mp_state{};
     std::optional<kvm::uapi::Lapic> lapic;
     Bytes nested;
+    /// VMX: L2 was left, and its segments have not been copied into a vmcs12 yet. The next vmcs12 pays, as in
+    /// KVM.
+    bool owes_segments = false;
 
     RunPage page;
     std::deque<RunEnd> runs; ///< how the next runs end; empty: EINTR with immediate_exit, else an exit
@@ -289,15 +292,26 @@ struct FakeKvm {
         case request::get_nested_state:
             if (word(argument, 4) < static_cast<std::uint32_t>(extension(kvm::uapi::cap_nested_state)))
                 return {-1, E2BIG};
+            if (owes_segments && nested.size() > 4096 && !in_l2()) {
+                std::ranges::fill(std::span{nested}.subspan(128 + 840, 70),
+                                  std::byte{}); // limits, access rights
+                owes_segments = false;
+            }
             std::memcpy(argument, nested.data(), nested.size());
             return {0, 0};
         case request::set_nested_state:
+            if (vendor == kvm::VendorId::vmx && in_l2())
+                owes_segments = true;
             nested.resize(word(argument, 4));
             std::memcpy(nested.data(), argument, nested.size());
             return {0, 0};
         default:
             return {-1, EINVAL};
         }
+    }
+
+    inline bool in_l2() const noexcept {
+        return !nested.empty() && (nested[0] & std::byte{kvm::uapi::state_flag::guest_mode}) != std::byte{};
     }
 
     inline kvm::IoctlResult run() noexcept {
