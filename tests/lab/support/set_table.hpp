@@ -20,6 +20,8 @@
 //     scene(On)             a vCPU: machine(), reset(Start)
 //     from(row, start)      whether the row is issued from there
 //     bytes(Base)           the state that the row changes, input_size bytes
+//     same(a, b)            whether GET showed the same in two runs
+//     blurred(start, after) whether GET cannot show what was set, by a fault of the kernel's
 //     why_not(row)          empty, or why this row cannot be tried on this machine
 //     check_failure(...)    effect and what GET shows after a failure
 //     check_success(...)    what GET shows after a success
@@ -174,6 +176,11 @@ inline void perform(const Change& change, std::span<std::byte> bytes) {
         value = change.value;
     }
     std::memcpy(field.data(), &value, field.size());
+}
+
+/// a == b, but by memcmp, which takes a tenth of the instructions: they are emulated.
+inline bool same_bytes(std::span<const std::byte> a, std::span<const std::byte> b) {
+    return a.size() == b.size() && std::memcmp(a.data(), b.data(), a.size()) == 0;
 }
 
 /// The bytes at the row's address.
@@ -357,8 +364,8 @@ class SetTable {
   private:
     /// @return whether it went through Vcpu
     bool run(const Row& row, Start start) {
-        INFO("starting point: " << V::start_names[std::to_underlying(start)]);
-        const auto& vcpu = V::scene(row.on);
+        INFO("starting point: " << std::string_view{V::start_names[std::to_underlying(start)]});
+        auto& vcpu = V::scene(row.on);
         const int fd = vcpu.machine().vcpu_fd();
         auto bytes = V::bytes(row.base);
         for (const auto& change : row.change)
@@ -385,36 +392,36 @@ class SetTable {
                               {.descriptor = to.kind, .attempted = attempted, .found = after});
             check_failure({row, start, error, attempted, before, after}, outcome);
         } else {
-            V::check_success(row, bytes, after);
+            V::check_success(row, start, bytes, after);
         }
 
         const auto state = expressed(row, bytes);
         if (!state)
             return false;
         vcpu.reset(start);
-        CHECK(read_back(fd) == before);
+        CHECK(same_bytes(read_back(fd), before));
         const auto typed = at(to, [&] { return set_through_vcpu(to.fd, *state); });
         const auto after_typed = read_back(fd);
         ++issued_;
         CHECK(typed.done == (outcome == 0));
-        CHECK(after_typed == after);
+        CHECK(V::same(after_typed, after));
         if (!typed.done) {
             const Bytes canonical{state->bytes().begin(), state->bytes().end()};
             check_failure({row, start, typed.error, canonical, before, after_typed}, outcome);
-        } else {
+        } else if (!V::blurred(start, after)) {
             check_verified(row, V::nested(vcpu.machine()).verify_nested_state(*state));
         }
         return true;
     }
 
-    /// What a state of the library makes of the row; nothing if parse() refuses it, or if it is about an
-    /// address.
+    /// What a state of the library makes of the row; nothing if parse() refuses it or drops a flag, or if it
+    /// is about an address.
     static std::optional<State> expressed(const Row& row, const Bytes& bytes) {
         if (row.where != Where::memory)
             return std::nullopt;
         const std::size_t size = load<std::uint32_t>(bytes, size_at);
         const auto parsed = State::parse(std::span{bytes}.first(std::min(size, bytes.size())));
-        if (!parsed)
+        if (!parsed || parsed->flags() != load<std::uint16_t>(bytes, flags_at))
             return std::nullopt;
         return *parsed;
     }
@@ -433,13 +440,13 @@ class SetTable {
         CHECK(error.error_number == std::max(outcome, 0));
         CHECK(error.code == expected_code(failed.row.into, outcome));
         if (error.effect == kvm::Effect::unchanged)
-            CHECK(failed.before == failed.after);
+            CHECK(same_bytes(failed.before, failed.after));
         V::check_failure(failed);
 
         const auto& machine = V::scene(failed.row.on).machine();
         CHECK(V::nested(machine).clear_nested_state());
         const State none;
-        CHECK(std::ranges::equal(read_back(machine.vcpu_fd()), none.bytes()));
+        CHECK(same_bytes(read_back(machine.vcpu_fd()), none.bytes()));
     }
 
     /// A first row of a trait finds out whether the kernel has it; the others have to agree.

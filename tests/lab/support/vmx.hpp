@@ -255,6 +255,34 @@ inline void place_shadow_vmcs(const machine::Machine& machine) {
     lab::store<std::uint32_t>(machine.memory(), shadow_address, kvm::uapi::vmcs12_revision | 1u << 31);
 }
 
+/// Bytes of a vmcs12 that KVM fetches from L2's own VMCS only when somebody asks for them: the guest's
+/// segments but for CS and SS rights, and pending debug exceptions.
+struct Range {
+    std::uint16_t begin, end;
+};
+inline constexpr std::array fetched_late = std::to_array<Range>({
+    {448, 528}, // bases, GDTR, IDTR
+    {560, 568}, // pending debug exceptions
+    {840, 884}, // limits, ES rights
+    {892, 912}, // DS to TR rights
+    {964, 980}, // selectors
+});
+
+/// Takes the vCPU out of nested operation as if L2 had never been active. Where L2 was forced out, KVM still
+/// means to fetch L2's segments, and the next GET with a current VMCS does it, from a VMCS that is new and
+/// empty by then (Linux 6.1 to 7.3). So let it do that now.
+inline void clear_and_forget(const machine::Machine& machine) {
+    static const State some_vmcs = [&] {
+        auto bytes = built_l2(machine);
+        lab::store<std::uint16_t>(bytes, flags_at, 0);
+        return must(State::parse(bytes));
+    }();
+    must(nested(machine).clear_nested_state());
+    must(nested(machine).set_nested_state(some_vmcs));
+    static_cast<void>(must(nested(machine).nested_state()));
+    must(nested(machine).clear_nested_state());
+}
+
 /// A new machine, no guest in it, whose vCPU may use VMX.
 inline machine::Machine bare_machine() {
     auto machine = must(machine::Machine::create());

@@ -81,7 +81,9 @@ struct Svm {
     static lab::Bytes bytes(Base base);
     static std::string why_not(const Row& row);
     static void check_failure(const lab::Failed<Svm>& failed);
-    static void check_success(const Row& row, const lab::Bytes& set, const lab::Bytes& after);
+    static bool same(const lab::Bytes& a, const lab::Bytes& b) { return lab::same_bytes(a, b); }
+    static bool blurred(Start, const lab::Bytes&) { return false; }
+    static void check_success(const Row& row, Start start, const lab::Bytes& set, const lab::Bytes& after);
     static kvm::Vcpu<kvm::Svm> nested(const machine::Machine& machine) { return lab::svm::nested(machine); }
 };
 using Base = Svm::Base;
@@ -549,7 +551,7 @@ void Svm::check_failure(const lab::Failed<Svm>& failed) {
 }
 
 /// After a success GET shows what was set, without what the kernel does not look at.
-void Svm::check_success(const Row&, const lab::Bytes& set, const lab::Bytes& after) {
+void Svm::check_success(const Row&, Start, const lab::Bytes& set, const lab::Bytes& after) {
     const auto flags = lab::load<std::uint16_t>(set, lab::flags_at);
     const bool l2 = (flags & 1) != 0;
     CHECK(lab::load<std::uint16_t>(after, lab::flags_at) == flags);
