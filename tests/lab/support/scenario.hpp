@@ -104,12 +104,16 @@ struct Journey {
     std::vector<Stop> stops;
     std::string told;
 
-    /// The state that was saved at the first write of `value` to `port`.
-    [[nodiscard]] const kvm::NestedStateBuffer& at(std::uint16_t port, std::uint32_t value) const {
+    /// The first write of `value` to `port`.
+    [[nodiscard]] const Stop& stop(std::uint16_t port, std::uint32_t value) const {
         for (const auto& stop : stops)
             if (stop.out.port == port && stop.out.value == value)
-                return stop.saved.state.nested;
+                return stop;
         give_up(std::format("the guest never wrote {:#x} to port {:#x}; it told {}", value, port, told));
+    }
+    /// The nested state that was saved there.
+    [[nodiscard]] const kvm::NestedStateBuffer& at(std::uint16_t port, std::uint32_t value) const {
+        return stop(port, value).saved.state.nested;
     }
 };
 
@@ -138,6 +142,27 @@ inline Journey migrated_at_every_exit(const Scenario& scenario) {
     return journey;
 }
 
+/// A guest right after its first write of `value` to `port`, and what it told up to there.
+struct Reached {
+    Vm vm;
+    Telling telling;
+};
+
+inline Reached run_until(const Scenario& scenario, std::uint16_t port, std::uint32_t value) {
+    Reached reached{start(scenario), {}};
+    for (int i = 0; i < most_writes; ++i) {
+        const auto out = next_write(reached.vm, reached.telling);
+        if (!out)
+            break;
+        if (out->port == port && out->value == value)
+            return reached;
+        if (scenario.act)
+            scenario.act(reached.vm, *out);
+    }
+    give_up(std::format("the guest never wrote {:#x} to port {:#x}; it told {}", value, port,
+                        reached.telling.line()));
+}
+
 /// The whole claim: undisturbed and with a migration at every exit the guest tells `expected`.
 inline Journey check_survives(const Scenario& scenario, const std::string& expected) {
     CHECK(told_undisturbed(scenario) == expected);
@@ -150,33 +175,20 @@ inline Journey check_survives(const Scenario& scenario, const std::string& expec
 /// restore. What the guest tells from its beginning; or which step refused what it was given.
 inline std::string told_without(const Scenario& scenario, kvm::StepSet left_out, std::uint16_t port,
                                 std::uint32_t value) {
-    const auto source = start(scenario);
-    Telling telling;
-    for (int i = 0; i < most_writes; ++i) {
-        const auto out = next_write(source, telling);
-        if (!out)
-            break;
-        if (out->port != port || out->value != value) {
-            if (scenario.act)
-                scenario.act(source, *out);
-            continue;
-        }
-        const auto saved = save(source);
-        const auto vm = bare_vm(scenario.machine, saved.state.requirements);
-        if (!left_out.contains(kvm::Step::memory))
-            put_memory(vm, saved.memory);
-        if (const auto report = vm.whole().restore_without(left_out, saved.state); !report) {
-            telling.end(
-                std::format("{} is {}", kvm::name(report.error().operation), kvm::name(report.error().code)));
-            return telling.line();
-        }
-        if (scenario.act)
-            scenario.act(vm, *out);
-        follow(scenario, vm, telling);
+    auto [source, telling] = run_until(scenario, port, value);
+    const auto saved = save(source);
+    const auto vm = bare_vm(scenario.machine, saved.state.requirements);
+    if (!left_out.contains(kvm::Step::memory))
+        put_memory(vm, saved.memory);
+    if (const auto report = vm.whole().restore_without(left_out, saved.state); !report) {
+        telling.end(
+            std::format("{} is {}", kvm::name(report.error().operation), kvm::name(report.error().code)));
         return telling.line();
     }
-    give_up(
-        std::format("the guest never wrote {:#x} to port {:#x}; it told {}", value, port, telling.line()));
+    if (scenario.act)
+        scenario.act(vm, {.port = port, .size = 4, .value = value});
+    follow(scenario, vm, telling);
+    return telling.line();
 }
 
 /// A guest interrupted at a point that no exit shows, and what it had told by then.
