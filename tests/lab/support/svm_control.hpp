@@ -1,0 +1,34 @@
+// SPDX-License-Identifier: MIT
+//
+// The control area in a nested state of SVM: read, and changed in a saved state for a negative control.
+// Offsets are those of the AMD APM Vol. 2, appendix B.
+//
+// Include it last, after svm.hpp and scenario.hpp.
+#pragma once
+
+namespace lab::svm {
+
+namespace control {
+inline constexpr std::size_t int_ctl = 0x060, event_inj = 0x0a8;
+} // namespace control
+
+inline constexpr std::uint64_t event_valid = 0x8000'0000;
+
+template <class T>
+T control_field(const kvm::NestedStateBuffer& state, std::size_t offset) {
+    return load<T>(state.bytes(), header_size + offset);
+}
+
+/// Changes one field of a saved control area.
+template <class T>
+void set_control_field(Saved& saved, std::size_t offset, T value) {
+    Bytes bytes(saved.state.nested.bytes().begin(), saved.state.nested.bytes().end());
+    store(std::span{bytes}, header_size + offset, value);
+    saved.state.nested = must(kvm::NestedStateBuffer::parse(bytes));
+}
+
+inline bool run_pending(const kvm::NestedStateBuffer& state) {
+    return (state.flags() & kvm::uapi::state_flag::run_pending) != 0;
+}
+
+} // namespace lab::svm
