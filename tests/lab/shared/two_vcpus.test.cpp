@@ -1,0 +1,153 @@
+// SPDX-License-Identifier: MIT
+//
+// Two vCPUs of one virtual machine, each with an L1 and an L2 of its own: saved together into one file, and
+// restored together. The guests are the migrate guest and the same once more, 1 MiB higher
+// (guests/second_vcpu.inc), so that all checks of both hold only if neither got anything of the other.
+#include "support/migration.hpp"
+
+#include "guests/images.hpp"
+
+namespace lab {
+guests::Image second_migrate_guest() {
+    return is_vmx() ? IMAGE(vmx_migrate_second) : IMAGE(svm_migrate_second);
+}
+} // namespace lab
+
+namespace {
+
+using lab::must;
+using lab::Vm;
+
+constexpr unsigned vcpus = 2;
+constexpr std::size_t second_place = 0x100000;
+constexpr std::size_t used_memory = second_place + lab::used_memory;
+constexpr machine::Options two_vcpus{.vcpus = vcpus};
+
+/// Where the second vCPU is in the file of the first: a whole file, as a section of the caller's.
+constexpr std::uint32_t second_vcpu_section = kvm::callers_section | 2;
+
+Vm started(std::uint64_t flags) {
+    auto vm = lab::prepared_vm(two_vcpus);
+    const guests::Parameters parameters{.flags = flags, .rounds = lab::migrate_rounds};
+    // In the order that lets the first vCPU's image stay where start() puts it.
+    must(guests::start(vm.machine, lab::migrate_guest(), parameters, 1));
+    must(guests::start(vm.machine, lab::migrate_guest(), parameters, 0));
+    must(vm.machine.load(second_place + guests::image_address, lab::second_migrate_guest()));
+    must(
+        vm.machine.load(second_place + guests::parameters_address, std::as_bytes(std::span{&parameters, 1})));
+    must(
+        vm.machine.start_long_mode(second_place + guests::image_address, second_place + guests::l1_stack, 1));
+    return vm;
+}
+
+lab::Bytes encoded(const kvm::VcpuState& state, std::span<const kvm::Section> sections) {
+    lab::Bytes file;
+    const auto append = [&](std::span<const std::byte> bytes) -> std::expected<void, kvm::Error> {
+        file.insert(file.end(), bytes.begin(), bytes.end());
+        return {};
+    };
+    must(kvm::encode(state, append, sections));
+    return file;
+}
+
+/// Both vCPUs first, since saving completes their I/O, which may write to memory.
+lab::Bytes saved_together(const Vm& vm) {
+    const auto first = must(vm.whole(0).save());
+    const auto second = encoded(must(vm.whole(1).save()), {});
+    const std::array sections{kvm::Section{lab::memory_section, vm.machine.memory().first(used_memory)},
+                              kvm::Section{second_vcpu_section, second}};
+    return encoded(first, sections);
+}
+
+/// What is in such a file, memory as a part of its bytes.
+struct Together {
+    std::array<kvm::VcpuState, vcpus> states;
+    std::span<const std::byte> memory;
+
+    explicit Together(std::span<const std::byte> file) {
+        auto outer = must(kvm::parse_vcpu(file));
+        if (outer.sections.size() != 2 || outer.sections[1].type != second_vcpu_section)
+            lab::give_up("the file has not both vCPUs");
+        memory = outer.sections[0].bytes;
+        states = {std::move(outer.state), must(kvm::parse_vcpu(outer.sections[1].bytes)).state};
+    }
+};
+
+void restore(const Vm& vm, const Together& together) {
+    lab::put_memory(vm, together.memory);
+    for (unsigned vcpu = 0; vcpu < vcpus; ++vcpu)
+        lab::check_report(must(vm.whole(vcpu).restore(together.states[vcpu])));
+    for (unsigned vcpu = 0; vcpu < vcpus; ++vcpu)
+        CHECK(vm.whole(vcpu).nested().verify_nested_state(together.states[vcpu].nested));
+}
+
+/// Runs one vCPU up to the report of this round, which has to be its next.
+void run_to_round(const Vm& vm, unsigned vcpu, std::uint32_t round) {
+    CHECK(must(vm.machine.run(lab::patience, vcpu))
+          == machine::Exit{machine::PortOut{guests::port::progress, 4, round}});
+}
+
+std::string what_is_wrong(const Vm& vm, unsigned vcpu, std::uint32_t next) {
+    return lab::what_is_wrong(lab::follow(vm.machine, vcpu), next, lab::migrate_rounds);
+}
+
+/// Both in L2, the second one round ahead.
+Vm started_and_in_l2(std::uint64_t flags) {
+    auto vm = started(flags);
+    run_to_round(vm, 0, 1);
+    run_to_round(vm, 1, 1);
+    run_to_round(vm, 1, 2);
+    return vm;
+}
+
+} // namespace
+
+TEST_CASE("two vCPUs, each in an L2 of its own, move together at every round, and nothing is lost or mixed") {
+    for (const auto flags : lab::paging_modes) {
+        CAPTURE(flags);
+        auto vm = started_and_in_l2(flags);
+        for (std::uint32_t round = 1;; ++round) {
+            CAPTURE(round);
+            const auto file = saved_together(vm);
+            const Together together{file};
+            for (const auto& state : together.states)
+                CHECK((state.nested.flags() & kvm::uapi::state_flag::guest_mode) != 0);
+            CHECK(together.states[0].nested != together.states[1].nested);
+            vm = lab::bare_vm(two_vcpus);
+            restore(vm, together);
+            if (round + 1 == lab::migrate_rounds)
+                break;
+            run_to_round(vm, 0, round + 1);
+            run_to_round(vm, 1, round + 2);
+        }
+        CHECK(what_is_wrong(vm, 1, lab::migrate_rounds + 1) == "");
+        CHECK(what_is_wrong(vm, 0, lab::migrate_rounds) == "");
+    }
+}
+
+TEST_CASE("two vCPUs that got each other's nested state both fail") {
+    for (const auto flags : lab::paging_modes) {
+        CAPTURE(flags);
+        const auto file = saved_together(started_and_in_l2(flags));
+        Together together{file};
+        std::swap(together.states[0].nested, together.states[1].nested);
+        const auto vm = lab::bare_vm(two_vcpus);
+        restore(vm, together); // nothing shows yet
+        CHECK(what_is_wrong(vm, 0, 2) != "");
+        CHECK(what_is_wrong(vm, 1, 3) != "");
+    }
+}
+
+TEST_CASE("of two vCPUs only the one whose nested state was forgotten fails") {
+    for (const auto flags : lab::paging_modes) {
+        CAPTURE(flags);
+        const auto file = saved_together(started_and_in_l2(flags));
+        const Together together{file};
+        const auto vm = lab::bare_vm(two_vcpus);
+        lab::put_memory(vm, together.memory);
+        must(vm.whole(0).restore(together.states[0]));
+        must(vm.whole(1).restore_without(kvm::Step::nested_state, together.states[1]));
+        CHECK(what_is_wrong(vm, 0, 2) == "");
+        CHECK(what_is_wrong(vm, 1, 3) == "L2's intercepted OUT comes to user space");
+    }
+}
