@@ -9,7 +9,7 @@
 namespace lab::svm {
 
 namespace control {
-inline constexpr std::size_t int_ctl = 0x060, event_inj = 0x0a8;
+inline constexpr std::size_t intercepts_word3 = 0x00c, int_ctl = 0x060, event_inj = 0x0a8;
 } // namespace control
 
 inline constexpr std::uint64_t event_valid = 0x8000'0000;
