@@ -1,0 +1,31 @@
+// SPDX-License-Identifier: MIT
+//
+// Puts a Linux kernel into guest memory as a boot loader would, by the 64-bit boot protocol (Linux,
+// Documentation/arch/x86/boot.rst).
+#pragma once
+
+#include <machine/machine.hpp>
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <string_view>
+
+namespace linux_l1 {
+
+/// Where the vCPU starts, and what it must be given.
+struct BootEntry {
+    std::uint64_t rip;
+    std::uint64_t boot_parameters; ///< goes into RSI
+    std::uint64_t page_tables;     ///< goes into CR3; the first 1 GiB, one to one
+    std::uint64_t gdt;
+    std::uint16_t gdt_limit;
+};
+
+/// Fails with error 0 if the image is none that starts in 64-bit mode, or if something does not fit.
+[[nodiscard]] machine::Result<BootEntry> place_linux(std::span<std::byte> memory,
+                                                     std::span<const std::byte> bzimage,
+                                                     std::span<const std::byte> initrd,
+                                                     std::string_view command_line);
+
+} // namespace linux_l1
