@@ -59,11 +59,14 @@ std::string back_to_the_pending_out(StepSet left_out, std::uint64_t flags) {
     const auto vm = lab::migrate_guest_at(saved_round, flags);
     kvm_regs before_out = {};
     kvm_vcpu_events no_exception_yet = {};
+    const auto no_single_step_yet =
+        must(vm.whole().nested().nested_state()); // VMX keeps it in the vmcs12, too
     lab::must_ioctl(vm.machine.vcpu_fd(), KVM_GET_REGS, &before_out, "KVM_GET_REGS");
     lab::must_ioctl(vm.machine.vcpu_fd(), KVM_GET_VCPU_EVENTS, &no_exception_yet, "KVM_GET_VCPU_EVENTS");
     auto saved = lab::save(vm);
     std::memcpy(&saved.state.regs, &before_out, sizeof before_out);
     std::memcpy(&saved.state.events, &no_exception_yet, sizeof no_exception_yet);
+    saved.state.nested = no_single_step_yet;
 
     lab::restore(vm, saved);
     if (must(vm.machine.run()) != machine::Exit{machine::PortOut{guests::port::progress, 4, saved_round}})
@@ -79,7 +82,7 @@ std::string from_l1_onto_l2(StepSet left_out, std::uint64_t flags) {
     const auto source = lab::started(lab::migrate_guest(), {.flags = flags, .rounds = many});
     std::uint32_t reported = 0;
     for (int i = 0;; ++i) {
-        const auto exit = must(source.machine.run(std::chrono::microseconds{30 + i * 7 % 150}));
+        const auto exit = must(source.machine.run(std::chrono::microseconds{1 + i * 7 % 150}));
         if (const auto* progress = lab::on_port(exit, guests::port::progress))
             reported = progress->value;
         else if (exit != machine::Exit{machine::Interrupted{}})
@@ -144,35 +147,61 @@ std::string faster_tsc(StepSet left_out, std::uint64_t flags) {
 
 using Scenario = std::string(StepSet left_out, std::uint64_t flags);
 
+/// What may become of it; kernels differ.
+using Seen = std::array<const char*, 2>;
+
 struct Row {
     Step step;
     Scenario* scenario;
-    std::array<const char*, 2> seen; ///< what may become of it; kernels differ
-    const char* why = nullptr;       ///< nothing is seen
+    Seen svm;
+    Seen vmx;
+    const char* why = nullptr; ///< nothing is seen
+
+    [[nodiscard]] const Seen& seen() const { return lab::is_vmx() ? vmx : svm; }
 };
 
+constexpr Row row(Step step, Scenario* scenario, Seen seen) {
+    return {step, scenario, seen, seen};
+}
+
+// Registers that differ between the vendors: on SVM EFER.SVME comes with SREGS2 and VM_HSAVE_PA with the
+// MSRs, without which L2 cannot be entered at all; on VMX only what SREGS2 and the MSRs themselves carry is
+// missed.
 constexpr std::array rows = std::to_array<Row>({
-    {Step::capabilities, into_unprepared_vm, {"VCPU_EVENTS is refused"}},
-    {Step::pending_io, back_to_the_pending_out, {"L2 reports 4 instead of 3"}},
-    {Step::clear_nested_state, from_l1_onto_l2, {"l1_rflags l1_tables"}},
-    {Step::memory, into_new_vm, {"shutdown (triple fault)"}},
-    {Step::cpuid, into_new_vm, {"SREGS2 is refused", "XCRS is refused"}},
-    {Step::enlightened_vmcs, into_new_vm, {nothing}, "VMX only"},
-    {Step::feature_msrs, into_new_vm, {"l2_patch_level"}},
-    {Step::sregs, into_new_vm, {"KVM_SET_NESTED_STATE is refused"}},
-    {Step::lapic, second_vcpu_with_apic, {"l2_apic"}},
-    {Step::tsc, faster_tsc, {"the TSC has another frequency"}},
-    {Step::msrs, into_new_vm, {"shutdown (triple fault)"}},
-    {Step::xcrs, into_new_vm, {"l2_xcr0 l2_ymm"}},
-    {Step::xsave, into_new_vm, {"l2_xmm l2_ymm l2_x87"}},
-    {Step::debugregs, into_new_vm, {"l2_dr0_3 l2_dr7"}},
-    {Step::regs, into_new_vm, {"L2 exits to L1 with code 0x7f"}},
-    {Step::events, into_new_vm, {"l2_steps"}},
-    {Step::mp_state,
-     second_vcpu_with_apic,
-     {"KVM_RUN: Resource temporarily unavailable (11)", "interrupted (time limit)"}},
-    {Step::nested_state, into_new_vm, {"L2's intercepted OUT comes to user space"}},
-    {Step::first_run, into_new_vm, {nothing}, "it asks and changes nothing: see first_run.test.cpp"},
+    row(Step::capabilities, into_unprepared_vm, {"VCPU_EVENTS is refused"}),
+    {Step::pending_io, back_to_the_pending_out, {"L2 reports 4 instead of 3"}, {"l2_steps"}},
+    {Step::clear_nested_state, from_l1_onto_l2, {"l1_rflags l1_tables"}, {"shutdown (triple fault)"}},
+    row(Step::memory, into_new_vm, {"shutdown (triple fault)"}),
+    row(Step::cpuid, into_new_vm, {"SREGS2 is refused", "XCRS is refused"}),
+    {Step::enlightened_vmcs,
+     into_new_vm,
+     {nothing},
+     {nothing},
+     "it has no enlightened VMCS: see vmx/evmcs.test.cpp"},
+    row(Step::feature_msrs, into_new_vm, {"l2_patch_level"}),
+    {Step::sregs, into_new_vm, {"KVM_SET_NESTED_STATE is refused"}, {"l2_cr2"}},
+    row(Step::lapic, second_vcpu_with_apic, {"l2_apic"}),
+    row(Step::tsc, faster_tsc, {"the TSC has another frequency"}),
+    {Step::msrs,
+     into_new_vm,
+     {"shutdown (triple fault)"},
+     {"l2_msrs l2_tsc_aux l2_tsc l1_tsc l1_capabilities"}},
+    row(Step::xcrs, into_new_vm, {"l2_xcr0 l2_ymm"}),
+    row(Step::xsave, into_new_vm, {"l2_xmm l2_ymm l2_x87"}),
+    row(Step::debugregs, into_new_vm, {"l2_dr0_3 l2_dr7"}),
+    {Step::regs,
+     into_new_vm,
+     {"L2 exits to L1 with code 0x7f"},
+     {"l2_gprs l2_rounds l2_dr7 l2_steps l1_ioio"}},
+    row(Step::events, into_new_vm, {"l2_steps"}),
+    row(Step::mp_state, second_vcpu_with_apic,
+        {"KVM_RUN: Resource temporarily unavailable (11)", "interrupted (time limit)"}),
+    row(Step::nested_state, into_new_vm, {"L2's intercepted OUT comes to user space"}),
+    {Step::first_run,
+     into_new_vm,
+     {nothing},
+     {nothing},
+     "it asks and changes nothing: see first_run.test.cpp"},
 });
 
 constexpr bool covers_restore_order() {
@@ -205,7 +234,7 @@ TEST_CASE("each step that is left out of a restore shows") {
         for (const auto& result : results) {
             CAPTURE(result);
             CHECK(std::ranges::any_of(
-                row.seen, [&](const char* expected) { return expected != nullptr && result == expected; }));
+                row.seen(), [&](const char* expected) { return expected != nullptr && result == expected; }));
         }
         if (row.why != nullptr)
             std::println("note: {}: this guest does not notice its loss ({})", step, row.why);
