@@ -4,11 +4,18 @@
 //
 // Up to Linux 6.12 such a KVM still names a capacity and answers both ioctls, and only CPUID tells; 7.x has
 // capacity 0 and refuses both.
-#include "support/svm.hpp"
+#include "guests/images.hpp"
+#include "support/set_table.hpp"
+#include "support/vmx.hpp"
 
 namespace {
 
 using lab::must;
+
+/// lab::is_vmx() asks a Host, which there is none of here.
+bool vmx_module() {
+    return ::access("/sys/module/kvm_intel", F_OK) == 0;
+}
 
 const machine::Machine& machine_without_nesting() {
     static const machine::Machine machine = must(machine::Machine::create());
@@ -20,20 +27,53 @@ int capacity() {
     return ::ioctl(machine_without_nesting().system_fd(), KVM_CHECK_EXTENSION, KVM_CAP_NESTED_STATE);
 }
 
-lab::Bytes header(std::uint16_t flags, std::uint32_t size) {
-    lab::Bytes bytes(lab::svm::state_size);
+/// Whether KVM_GET_SUPPORTED_CPUID has the vendor's bit.
+bool cpuid_offers_nesting() {
+    bool offered = false;
+    lab::set_cpuid(machine_without_nesting(), [&](const kvm_cpuid_entry2& entry) {
+        if (entry.function == (vmx_module() ? 1u : 0x8000'0001u))
+            offered = (entry.ecx & (vmx_module() ? 1u << 5 : 1u << 2)) != 0;
+    });
+    return offered;
+}
+
+/// A state of zeros but for what is given; `address` goes where VMX has both addresses and SVM the vmcb12's.
+lab::Bytes state(std::uint16_t flags, std::uint32_t size, std::uint64_t address) {
+    lab::Bytes bytes(kvm::Any::capacity);
     lab::store<std::uint16_t>(bytes, lab::flags_at, flags);
-    lab::store<std::uint16_t>(bytes, lab::format_at, 1);
+    lab::store<std::uint16_t>(bytes, lab::format_at, vmx_module() ? 0 : 1);
     lab::store<std::uint32_t>(bytes, lab::size_at, size);
+    lab::store<std::uint64_t>(bytes, 8, address);
+    if (vmx_module())
+        lab::store<std::uint64_t>(bytes, lab::vmx::vmcs12_at, ~0ull);
     return bytes;
 }
+
+struct Row {
+    std::uint16_t flags;
+    std::uint32_t size;
+    std::uint64_t address;
+    bool accepted; ///< where the ioctl works
+};
+constexpr std::array svm_rows{
+    Row{0x100, 128, 0, true}, // outside L2, GIF set
+    Row{0x101, 4224, 0x3000, false},
+    Row{0x001, 4224, 0x3000, false},
+};
+constexpr std::array vmx_rows{
+    Row{0, 128, ~0ull, true}, // outside VMX operation
+    Row{0, 4224, ~0ull, true},
+    Row{0, 128, 0x1000, false}, // VMXON
+    Row{1, 4224, 0x1000, false},
+};
 
 } // namespace
 
 TEST_CASE("probing says that nesting is off, whichever way this kernel shows it") {
     const kvm::SystemFd system{machine_without_nesting().system_fd()};
     std::println("note: with nested=0 this kernel's capacity is {}", capacity());
-    CHECK((capacity() == 0 || capacity() == 4224));
+    CHECK((capacity() == 0 || capacity() == (vmx_module() ? 8320 : 4224)));
+    CHECK_FALSE(cpuid_offers_nesting());
 
     const auto svm = kvm::Host<kvm::Svm>::probe(system);
     REQUIRE_FALSE(svm);
@@ -50,13 +90,16 @@ TEST_CASE(
     "both ioctls work for what is outside L2 where there is a capacity, and neither where there is none") {
     const int fd = machine_without_nesting().vcpu_fd();
     const bool works = capacity() != 0;
+    const std::span<const Row> rows = vmx_module() ? std::span<const Row>{vmx_rows} : svm_rows;
 
-    auto buffer = header(0, lab::svm::state_size);
+    auto buffer = state(0, kvm::Any::capacity, 0);
     const auto got = lab::raw_get(fd, buffer.data());
     CHECK(got.value == (works ? 0 : -1));
     if (works) {
-        CHECK(lab::load<std::uint16_t>(buffer, lab::flags_at) == kvm::uapi::state_flag::gif_set);
-        CHECK(lab::load<std::uint32_t>(buffer, lab::size_at) == lab::header_size);
+        buffer.resize(lab::header_size);
+        auto outside = state(rows[0].flags, lab::header_size, rows[0].address);
+        outside.resize(lab::header_size);
+        CHECK(buffer == outside);
     } else {
         CHECK(got.error_number == EINVAL);
         const auto error = kvm::classify(kvm::Operation::get_nested_state, got.value, got.error_number,
@@ -65,16 +108,12 @@ TEST_CASE(
         CHECK(error.effect == kvm::Effect::unchanged);
     }
 
-    struct Row {
-        std::uint16_t flags;
-        std::uint32_t size;
-        bool accepted; ///< where the ioctl works
-    };
-    for (const auto& [flags, size, accepted] :
-         {Row{0x100, 128, true}, Row{0x101, 4224, false}, Row{0x001, 4224, false}}) {
+    for (const auto& [flags, size, address, accepted] : rows) {
         CAPTURE(flags);
-        const auto state = header(flags, size);
-        const auto set = lab::raw_set(fd, state.data());
+        CAPTURE(size);
+        CAPTURE(address);
+        const auto attempted = state(flags, size, address);
+        const auto set = lab::raw_set(fd, attempted.data());
         CHECK(set.value == (works && accepted ? 0 : -1));
         if (set.value == 0)
             continue;
@@ -82,7 +121,7 @@ TEST_CASE(
         const auto found = works ? lab::read_back(fd) : lab::Bytes{};
         const auto error = kvm::classify(kvm::Operation::set_nested_state, set.value, set.error_number,
                                          {.descriptor = kvm::DescriptorKind::vcpu,
-                                          .attempted = state,
+                                          .attempted = attempted,
                                           .found = found,
                                           .nesting_off = !works});
         CHECK(error.code == (works ? kvm::Errc::refused : kvm::Errc::nesting_off));
@@ -90,9 +129,32 @@ TEST_CASE(
     }
 }
 
-TEST_CASE("L1 cannot switch SVM on") {
+TEST_CASE("L1 cannot switch virtualization on") {
+    const auto vendor = vmx_module() ? guests::Vendor::vmx : guests::Vendor::svm;
     const auto& machine = machine_without_nesting();
-    must(guests::start(machine, guests::phases(guests::Vendor::svm), {}));
-    lab::run_to(machine, guests::Phase::svm_off);
-    CHECK(must(machine.run()) == machine::Exit{machine::Shutdown{}}); // #GP, and there is no IDT
+    must(guests::start(machine, guests::phases(vendor), {}));
+    lab::run_to(machine, guests::phase_order(vendor).front());
+    // SVM: #GP at WRMSR of EFER.SVME. VMX: #GP at CR4.VMXE, or at IA32_FEATURE_CONTROL before. There is no
+    // IDT.
+    CHECK(must(machine.run()) == machine::Exit{machine::Shutdown{}});
+}
+
+TEST_CASE(
+    "without VMX, VMXON is an undefined instruction and CR4.VMXE a reserved bit, for L1 and for user space") {
+    if (!vmx_module())
+        return lab::not_offered("this host has SVM");
+    constexpr std::uint32_t undefined_instruction = 6, general_protection = 13;
+    constexpr std::uint64_t cr4_vmxe = 1u << 13;
+    const auto& machine = machine_without_nesting();
+    must(guests::start(machine, IMAGE(vmx_nested_off)));
+    for (const auto exception : {undefined_instruction, general_protection})
+        CHECK(must(machine.run()) == machine::Exit{machine::PortOut{guests::port::phase, 4, exception}});
+
+    auto sregs = lab::get_sregs(machine);
+    CHECK((sregs.cr4 & cr4_vmxe) == 0);
+    sregs.cr4 |= cr4_vmxe;
+    const int set = ::ioctl(machine.vcpu_fd(), KVM_SET_SREGS2, &sregs);
+    CHECK(set == -1);
+    if (set != 0)
+        CHECK(errno == EINVAL);
 }

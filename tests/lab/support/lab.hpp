@@ -141,6 +141,15 @@ inline void set_sregs(const machine::Machine& machine, const kvm_sregs2& sregs) 
     must_ioctl(machine.vcpu_fd(), KVM_SET_SREGS2, &sregs, "KVM_SET_SREGS2");
 }
 
+/// Whether the vCPU is in SMM, without an SMI and without RSM.
+inline void set_smm(const machine::Machine& machine, bool on) {
+    kvm_vcpu_events events = {};
+    must_ioctl(machine.vcpu_fd(), KVM_GET_VCPU_EVENTS, &events, "KVM_GET_VCPU_EVENTS");
+    events.flags = KVM_VCPUEVENT_VALID_SMM;
+    events.smi.smm = on;
+    must_ioctl(machine.vcpu_fd(), KVM_SET_VCPU_EVENTS, &events, "KVM_SET_VCPU_EVENTS");
+}
+
 // --- the ioctls without the library
 
 inline kvm::IoctlResult raw_get(int fd, void* buffer) {

@@ -135,14 +135,6 @@ void set_cpuid(const machine::Machine& machine, Edit&& edit) {
     must_ioctl(machine.vcpu_fd(), KVM_SET_CPUID2, cpuid, "KVM_SET_CPUID2");
 }
 
-inline void set_smm(const machine::Machine& machine, bool on) {
-    kvm_vcpu_events events = {};
-    must_ioctl(machine.vcpu_fd(), KVM_GET_VCPU_EVENTS, &events, "KVM_GET_VCPU_EVENTS");
-    events.flags = KVM_VCPUEVENT_VALID_SMM;
-    events.smi.smm = on;
-    must_ioctl(machine.vcpu_fd(), KVM_SET_VCPU_EVENTS, &events, "KVM_SET_VCPU_EVENTS");
-}
-
 /// Disables a quirk of KVM's; nothing where this kernel has no such quirk.
 inline void disable_quirk(const machine::Machine& machine, std::uint64_t quirk) {
     kvm_enable_cap quirks = {};
