@@ -283,6 +283,15 @@ inline void clear_and_forget(const machine::Machine& machine) {
     must(nested(machine).clear_nested_state());
 }
 
+/// KVM_CAP_HYPERV_ENLIGHTENED_VMCS. Without Hyper-V in CPUID as well L1 has no use for it.
+inline void enable_enlightened_vmcs(const machine::Machine& machine) {
+    std::uint16_t version = 0;
+    kvm_enable_cap enable = {};
+    enable.cap = KVM_CAP_HYPERV_ENLIGHTENED_VMCS;
+    enable.args[0] = reinterpret_cast<std::uintptr_t>(&version);
+    must_ioctl(machine.vcpu_fd(), KVM_ENABLE_CAP, &enable, "KVM_CAP_HYPERV_ENLIGHTENED_VMCS");
+}
+
 /// A new machine, no guest in it, whose vCPU may use VMX.
 inline machine::Machine bare_machine() {
     auto machine = must(machine::Machine::create());
