@@ -26,7 +26,7 @@ constexpr std::array injected = std::to_array<Injected>({
     {"an NMI", 0x8000'0202, 0x26},
 });
 
-constexpr std::uint32_t rounds = 50;
+constexpr std::uint32_t rounds = 16;
 
 /// What svm_inject tells if all its events come, but for `missing` of those on `port`.
 std::string told(std::uint16_t port = 0, std::uint32_t missing = 0) {
@@ -55,8 +55,12 @@ TEST_CASE("an event that L1 injects comes exactly once, though L2 moves between 
             CHECK(caught->saved.state.nested.size() == lab::svm::state_size);
             CHECK(lab::told_after(scenario, *caught) == told());
 
-            // EVENTINJ of the nested state is where it travels, and nowhere else.
+            // EVENTINJ of the nested state is where it travels. Where KVM was about to enter L2 when the
+            // interruption came, it is among the events, too, as injected already; it comes once all the
+            // same, and only who forgets both forgets it.
+            auto& events = caught->saved.state.events;
             lab::svm::set_control_field(caught->saved, control::event_inj, std::uint32_t{0});
+            events.interrupt_injected = events.exception_injected = events.nmi_injected = 0;
             CHECK(lab::told_after(scenario, *caught) == told(row.port, 1));
         }
     }
