@@ -153,8 +153,9 @@ struct Story {
     std::string failure; ///< of KVM_RUN itself
 };
 
-/// Far more than any of the guests takes between two exits, and little enough to wait for one that spins.
-inline constexpr std::chrono::microseconds patience = 3s;
+/// Far more than any of the guests takes between two exits, even where the emulator gets a twentieth of a
+/// processor (3 s were too little once), and little enough to wait for one that spins.
+inline constexpr std::chrono::microseconds patience = 10s;
 
 /// Follows the guest from its next exit on.
 inline Story follow(const machine::Machine& machine, unsigned vcpu = 0,
