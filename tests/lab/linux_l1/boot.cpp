@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: MIT
 #include "boot.hpp"
 
+#include "acpi.hpp"
+
 #include <algorithm>
 #include <array>
 #include <cstring>
@@ -112,6 +114,7 @@ machine::Result<BootEntry> place_linux(Memory memory, Bytes bzimage, Bytes initr
     std::ranges::copy(std::as_bytes(std::span{command_line}), memory.subspan(command_line_address).begin());
     std::ranges::copy(std::as_bytes(std::span{gdt}), memory.subspan(gdt_address).begin());
     place_page_tables(memory);
+    place_acpi(memory);
 
     const auto parameters = memory.subspan(boot_parameters_address, page_size);
     const auto header_end = offset::magic + load<std::uint8_t>(bzimage, offset::jump_length);

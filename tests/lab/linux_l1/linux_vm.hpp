@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: MIT
 //
 // A virtual machine monitor that boots a Linux and nothing else: one vCPU, memory, interrupt controllers and
-// timer in the kernel (PIC, IOAPIC, local APIC, PIT), a serial console. No ACPI, no PCI, no disk.
+// timer in the kernel (PIC, IOAPIC, local APIC, PIT), a serial console. No PCI, no disk,
+// and of ACPI only what tells of the interrupt controllers.
 #pragma once
 
 #include "boot.hpp"
