@@ -408,7 +408,7 @@ class Wanderer {
         restore(next, saved);
         vm_ = std::move(next);
         schedule_.moved();
-        boot_slice_ = boot_slice_ * 6 / 5;
+        boot_slice_ = std::min(boot_slice_ * 6 / 5, microseconds{2s});
     }
 
     Vm vm_ = booting_vm();
