@@ -16,6 +16,7 @@
 #define DOCTEST_CONFIG_IMPLEMENT
 #include <doctest/doctest.h>
 
+#include "../support/verdict.hpp"
 #include "linux_vm.hpp"
 
 #include <algorithm>
@@ -72,10 +73,7 @@ struct Inputs {
 
 // --- what must not fail
 
-[[noreturn]] void give_up(const std::string& reason) {
-    std::println(stderr, "linux_l1: {}", reason);
-    std::exit(1);
-}
+using lab::give_up;
 
 template <class T>
 T must(machine::Result<T> result) {
@@ -462,7 +460,9 @@ std::span<const Report> reports_after_file() {
 
 } // namespace
 
-TEST_CASE("a stock Linux runs its own L2, undisturbed, and reports what C++ computes") {
+TEST_SUITE_BEGIN("linux");
+
+TEST_CASE("a stock Linux as L1 runs its own L2, undisturbed, and reports what C++ computes") {
     auto vm = booting_vm();
     const auto story = run_undisturbed(vm, patience, false);
     check_reports(story, linux_l1::expected_reports(inputs.rounds));
@@ -470,7 +470,8 @@ TEST_CASE("a stock Linux runs its own L2, undisturbed, and reports what C++ comp
     say("note: {} reports from L1 and L2 to compare with", left.reference.size());
 }
 
-TEST_CASE("it reports the same if it moves to a new virtual machine again and again, from its boot on") {
+TEST_CASE("a stock Linux as L1 reports the same if it moves to a new virtual machine again and again, from "
+          "its boot on") {
     if (left.reference.empty()) // the first test was left out
         left.reference = linux_l1::expected_reports(inputs.rounds);
     Wanderer wanderer;
@@ -483,13 +484,13 @@ TEST_CASE("it reports the same if it moves to a new virtual machine again and ag
     CHECK(wanderer.phases().l2() >= least_in_l2);
 }
 
-TEST_CASE("it goes on in another process, which has nothing but a file") {
+TEST_CASE("a stock Linux as L1 goes on in another process, which has nothing but a file") {
     if (left.reports_before_file == 0)
         give_up("the test before this one has left no file");
     check_reports(story_of_process(nullptr), reports_after_file());
 }
 
-TEST_CASE("from the same file, without the nested state, it does not go on") {
+TEST_CASE("a stock Linux as L1 does not go on from the same file without the nested state") {
     if (left.reports_before_file == 0)
         give_up("the test before this one has left no file");
     const auto story = story_of_process("without-nested-state");
@@ -498,6 +499,8 @@ TEST_CASE("from the same file, without the nested state, it does not go on") {
     CHECK(std::ranges::none_of(story.reports,
                                [](const Report& report) { return report.what == REPORT_RESULT; }));
 }
+
+TEST_SUITE_END();
 
 int main(int argc, char** argv) {
     const std::vector<std::string_view> arguments(argv, argv + argc);
@@ -513,6 +516,5 @@ int main(int argc, char** argv) {
         return 2;
     }
     doctest::Context context{argc - 4, argv + 4};
-    context.setOption("duration", true);
     return context.run();
 }
