@@ -103,8 +103,8 @@ constexpr std::uint16_t save_area = 0x400, cs_attrib = 0x412, cpl = 0x4cb, efer 
                         cr3 = 0x550, cr0 = 0x558, dr7 = 0x560, dr6 = 0x568, rflags = 0x570, rip = 0x578,
                         g_pat = 0x668, page_end = 0x1000;
 constexpr std::uint64_t cr0_pe = bit(0), cr0_nw = bit(29), cr0_pg = bit(31), rflags_vm = bit(17),
-                        efer_lme = bit(8), efer_svme = bit(12), cr4_pae = bit(5), msr_prot = bit(28),
-                        np_enable = 1;
+                        efer_lme = bit(8), efer_svme = bit(12), cr4_pae = bit(5), ioio_prot = bit(27),
+                        msr_prot = bit(28), np_enable = 1;
 
 constexpr std::array rows = std::to_array<lab::SetRow<Svm>>({
     // Header.
@@ -429,6 +429,7 @@ constexpr std::array known_kernels = std::to_array<lab::KnownKernel<Svm>>({
     // none, gif_clear, v_nmi, event, lma, gpat, save 744, np dropped, masked
     {"6.1", {false, false, false, false, false, false, false, false, false}},
     {"6.12", {false, false, true, false, false, false, true, false, false}},
+    {"6.12.118", {false, false, true, false, true, false, true, false, false}},
     {"7.2", {false, true, true, true, false, true, true, true, true}},
     {"7.3", {false, true, true, true, true, true, true, true, true}},
 });
@@ -604,6 +605,35 @@ TEST_CASE("a vmcb12 without memory is found out at #VMEXIT, as a shutdown") {
     const auto flags = lab::load<std::uint16_t>(lab::read_back(machine.vcpu_fd()), lab::flags_at);
     CAPTURE(flags);
     CHECK((flags == 0x101 || flags == 0));
+}
+
+TEST_CASE("an IOPM without memory intercepts every port") {
+    constexpr std::uint32_t vmexit_ioio = 0x7b;
+    const auto machine = lab::svm::machine_at(guests::Phase::l2);
+    kvm_regs in_front_of_out = {};
+    lab::must_ioctl(machine.vcpu_fd(), KVM_GET_REGS, &in_front_of_out, "KVM_GET_REGS");
+    lab::complete_io(machine);
+    lab::must_ioctl(machine.vcpu_fd(), KVM_SET_REGS, &in_front_of_out, "KVM_SET_REGS"); // once more
+    const std::array changes{put(iopm, 8, no_memory), set_bits(intercept3, 4, ioio_prot)};
+    CHECK(run_with(machine, changes)
+          == machine::Exit{machine::PortOut{guests::port::unexpected, 4, vmexit_ioio}});
+}
+
+TEST_CASE("a nested CR3 of 0 is a nested page fault, which L1 hears of") {
+    constexpr std::uint32_t vmexit_npf = 0x400;
+    const auto machine = lab::svm::machine_at(guests::Phase::l2);
+    const std::array changes{put(nested_cr3, 8, 0)};
+    CHECK(run_with(machine, changes)
+          == machine::Exit{machine::PortOut{guests::port::unexpected, 4, vmexit_npf}});
+}
+
+TEST_CASE("clearing EFER.SVME in KVM_SET_SREGS2 drops an active L2, and says nothing") {
+    const auto machine = lab::svm::machine_at(guests::Phase::l2);
+    lab::complete_io(machine);
+    auto sregs = lab::get_sregs(machine);
+    sregs.efer &= ~efer_svme;
+    lab::set_sregs(machine, sregs);
+    CHECK(must(lab::svm::nested(machine).nested_state()) == lab::svm::State::not_in_nested_operation());
 }
 
 TEST_CASE("an MSR bitmap without memory is found out at the first KVM_RUN, as an internal error") {
