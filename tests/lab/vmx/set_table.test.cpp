@@ -103,7 +103,6 @@ struct Vmx {
         msr_count_limited,
         freeze_in_smm_tolerated,
         cet_needs_wp,
-        enlightened_tsc_scaling,
         count,
     };
 
@@ -438,7 +437,6 @@ constexpr std::array rows = std::to_array<lab::SetRow<Vmx>>({
      .on = On::hyperv,
      .change = {set(secondary_controls, secondary::tsc_scaling)},
      .expect = EINVAL,
-     .unless = {Trait::enlightened_tsc_scaling, 0},
      .failure = vmcs_left,
      .needs = offered(msr::secondary, secondary::tsc_scaling)},
 
@@ -961,10 +959,10 @@ constexpr std::array rows = std::to_array<lab::SetRow<Vmx>>({
 
 /// As seen.
 constexpr std::array known_kernels = std::to_array<lab::KnownKernel<Vmx>>({
-    // none, TPR, TSC, MSR count, FREEZE_IN_SMM, CET, EVMCS
-    {"6.1", {false, false, false, false, false, false, false}},
-    {"6.12", {false, false, false, false, true, false, true}},
-    {"7.3", {false, true, true, true, true, true, true}},
+    // none, TPR, TSC, MSR count, FREEZE_IN_SMM, CET
+    {"6.1", {false, false, false, false, false, false}},
+    {"6.12", {false, false, false, false, true, false}},
+    {"7.3", {false, true, true, true, true, true}},
 });
 constexpr std::array<const char*, std::to_underlying(Trait::count)> trait_names{
     "none",
@@ -973,7 +971,6 @@ constexpr std::array<const char*, std::to_underlying(Trait::count)> trait_names{
     "limits the number of MSRs to load and store (C23)",
     "tolerates DEBUGCTL.FREEZE_IN_SMM (G4)",
     "wants CR0.WP for CR4.CET (H4, G3)",
-    "takes TSC scaling with an enlightened VMCS (C32)",
 };
 
 // --- vCPUs
