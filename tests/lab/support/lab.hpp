@@ -26,6 +26,7 @@
 #include <expected>
 #include <format>
 #include <functional>
+#include <map>
 #include <memory>
 #include <new>
 #include <optional>

@@ -737,6 +737,13 @@ constexpr std::array rows = std::to_array<lab::SetRow<Vmx>>({
     taken("host EFER bit 1, not in use",
           {clear(exit_controls, exit_control::load_efer), set(host_ia32_efer, bit(1))}),
 
+    refused("H12: host S_CET, a reserved bit",
+            {set(exit_controls, exit_control::load_cet), put(host_s_cet, bit(9))},
+            offered(msr::exit, exit_control::load_cet)),
+    refused("H12: host SSP unaligned", {set(exit_controls, exit_control::load_cet), put(host_ssp, 0x9002)},
+            offered(msr::exit, exit_control::load_cet)),
+    taken("host SSP unaligned, not in use", {put(host_ssp, 0x9002)}),
+
     // Guest state: L2.
     refused("G1: guest CR0.PE clear", {clear(guest_cr0, bit(0))}),
     refused("G1: guest CR0.NE clear", {clear(guest_cr0, bit(5))}),
@@ -792,6 +799,11 @@ constexpr std::array rows = std::to_array<lab::SetRow<Vmx>>({
     refused("G11: guest BNDCFGS bit 2",
             {set(entry_controls, entry::load_bndcfgs), put(guest_bndcfgs, bit(2))},
             offered(msr::entry, entry::load_bndcfgs)),
+    refused("G12: guest S_CET, a reserved bit",
+            {set(entry_controls, entry::load_cet), put(guest_s_cet, bit(9))},
+            offered(msr::entry, entry::load_cet)),
+    refused("G12: guest SSP unaligned", {set(entry_controls, entry::load_cet), put(guest_ssp, 0x9002)},
+            offered(msr::entry, entry::load_cet)),
     {.name = "guest activity state 1 (HLT)", .change = {put(guest_activity_state, 1)}, .rewritten = true},
     {.name = "guest activity state 3 (wait for SIPI)",
      .change = {put(guest_activity_state, 3)},
