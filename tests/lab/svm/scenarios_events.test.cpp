@@ -171,4 +171,43 @@ TEST_CASE("an interrupt that is to end L2 is pending when L2 moves, and ends it 
     }
 }
 
+TEST_CASE(
+    "RUN_PENDING makes L2 get its event before L1 gets an interrupt, and without it the event is lost") {
+    const auto told = [](std::uint32_t l2_interrupts, std::uint32_t l1_interrupts) {
+        return std::format("0x22:{:#x} 0x24:{:#x} 0x27:{:#x} shutdown (triple fault)", rounds, l2_interrupts,
+                           l1_interrupts);
+    };
+    for (const auto flags : lab::paging_modes) {
+        CAPTURE(flags);
+        const lab::Scenario scenario{.image = IMAGE(svm_run_pending),
+                                     .parameters = {.flags = flags, .rounds = rounds},
+                                     .machine = {.kernel_apic = true}};
+        CHECK(lab::told_undisturbed(scenario) == told(rounds, 0));
+        auto caught = lab::caught(scenario, [](const kvm::NestedStateBuffer& state) {
+            return lab::svm::run_pending(state)
+                   && (lab::svm::control_field<std::uint32_t>(state, control::event_inj)
+                       & lab::svm::event_valid)
+                          != 0;
+        });
+        REQUIRE(caught);
+        const auto told_when_interrupted = [&] {
+            const auto vm = lab::moved(scenario, caught->saved);
+            interrupt(vm);
+            auto telling = caught->telling;
+            lab::follow(scenario, vm, telling);
+            return telling.line();
+        };
+        CHECK(told_when_interrupted() == told(rounds, 1));
+
+        auto& saved = caught->saved.state;
+        saved.events.interrupt_injected = 0; // see above: it may be there, too
+        CHECK(told_when_interrupted() == told(rounds, 1));
+        lab::Bytes bytes(saved.nested.bytes().begin(), saved.nested.bytes().end());
+        lab::store(std::span{bytes}, lab::flags_at,
+                   static_cast<std::uint16_t>(saved.nested.flags() & ~kvm::uapi::state_flag::run_pending));
+        saved.nested = must(kvm::NestedStateBuffer::parse(bytes));
+        CHECK(told_when_interrupted() == told(rounds - 1, 1));
+    }
+}
+
 TEST_SUITE_END();
