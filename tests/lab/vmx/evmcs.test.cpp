@@ -1,0 +1,154 @@
+// SPDX-License-Identifier: MIT
+//
+// Hyper-V's enlightened VMCS: L2's controls lie in a page of L1's memory, whose address KVM does not put into
+// the nested state. A capability of the vCPU, to be enabled before it is restored.
+#include "scenarios.hpp"
+
+TEST_SUITE_BEGIN("vmx");
+
+namespace {
+
+using lab::must;
+using lab::Vm;
+
+constexpr std::uint32_t most_entries = 256;
+
+struct Cpuid { // kvm_cpuid2 with its entries
+    std::uint32_t count = most_entries, padding = 0;
+    std::array<kvm_cpuid_entry2, most_entries> entries{};
+};
+
+/// Gives the vCPU the CPUID of a Hyper-V host, in place of KVM's own.
+void be_hyperv(const Vm& vm) {
+    const int vcpu = vm.machine.vcpu_fd();
+    Cpuid present, hyperv;
+    lab::must_ioctl(vm.machine.system_fd(), KVM_GET_SUPPORTED_CPUID, &present, "KVM_GET_SUPPORTED_CPUID");
+    lab::must_ioctl(vcpu, KVM_GET_SUPPORTED_HV_CPUID, &hyperv, "KVM_GET_SUPPORTED_HV_CPUID");
+
+    constexpr std::uint32_t hypervisor_leaves = 0x4000'0000, of_which = 0xffff'ff00;
+    Cpuid together;
+    together.count = 0;
+    for (const auto& entry : std::span{present.entries}.first(present.count))
+        if ((entry.function & of_which) != hypervisor_leaves)
+            together.entries[together.count++] = entry;
+    for (const auto& entry : std::span{hyperv.entries}.first(hyperv.count))
+        together.entries[together.count++] = entry;
+    lab::must_ioctl(vcpu, KVM_SET_CPUID2, &together, "KVM_SET_CPUID2");
+}
+
+lab::Scenario enlightened_scenario(guests::Image image) {
+    return {.image = image, .requirements = {.enlightened_vmcs = true}, .arrange = [](const Vm& vm) {
+                must(vm.whole().enable_capabilities()); // KVM_GET_SUPPORTED_HV_CPUID says so only then
+                be_hyperv(vm);
+            }};
+}
+
+bool offered() {
+    const auto machine = must(machine::Machine::create());
+    if (::ioctl(machine.vm_fd(), KVM_CHECK_EXTENSION, KVM_CAP_HYPERV_ENLIGHTENED_VMCS) > 0)
+        return true;
+    lab::not_offered("KVM_CHECK_EXTENSION(KVM_CAP_HYPERV_ENLIGHTENED_VMCS) is 0");
+    return false;
+}
+
+namespace flag = kvm::uapi::state_flag;
+
+/// Restores, and does not read back.
+Vm set_without_a_look(const lab::Scenario& scenario, const lab::Saved& saved) {
+    auto vm = lab::vmx::destination(scenario, saved);
+    lab::put_memory(vm, saved.memory);
+    lab::check_report(must(vm.whole().restore(saved.state)));
+    return vm;
+}
+
+/// Moves to a new virtual machine at each exit, like lab::migrated_at_every_exit().
+lab::Journey moved_without_a_look(const lab::Scenario& scenario) {
+    auto vm = lab::start(scenario);
+    lab::Telling telling;
+    lab::Journey journey;
+    while (const auto out = lab::next_write(vm, telling)) {
+        auto saved = lab::save(vm);
+        vm = set_without_a_look(scenario, saved);
+        journey.stops.push_back({*out, std::move(saved)});
+    }
+    journey.told = telling.line();
+    return journey;
+}
+
+constexpr const char* told = "0x10:0x1 0x23:0x12 0x10:0x2 0x10:0x3 0x23:0x12 HLT";
+
+} // namespace
+
+TEST_CASE("an L1 with an enlightened VMCS moves with L2 running and outside, and its vmcs12 has no address") {
+    if (!offered())
+        return;
+    const auto scenario = enlightened_scenario(IMAGE(vmx_enlightened));
+    CHECK(lab::told_undisturbed(scenario) == told);
+    const auto journey = moved_without_a_look(scenario);
+    CHECK(journey.told == told);
+
+    const auto& l2 = journey.stop(guests::port::phase, 1).saved.state;
+    CHECK(l2.requirements.enlightened_vmcs);
+    CHECK(l2.nested.phase() == kvm::Phase::vmx_l2_active);
+    CHECK(l2.nested.flags() == (flag::guest_mode | flag::evmcs));
+    CHECK(l2.nested.size() == 4224);
+    CHECK(lab::load<std::uint64_t>(l2.nested.bytes(), lab::vmx::vmcs12_at) == kvm::uapi::no_address);
+    CHECK(lab::vmx::l2_of(l2.nested).enlightened_vmcs());
+    CHECK_FALSE(lab::vmx::l2_of(l2.nested).vmcs12_pa().has_value());
+
+    const auto& l1 = journey.at(guests::port::phase, 2);
+    CHECK(l1.phase() == kvm::Phase::vmx_current_vmcs);
+    CHECK(l1.flags() == flag::evmcs);
+    CHECK(l1.size() == 4224);
+}
+
+TEST_CASE(
+    "a look at an enlightened state between its SET and the first run spoils it, and another SET heals it") {
+    if (!offered())
+        return;
+    const auto scenario = enlightened_scenario(IMAGE(vmx_enlightened));
+    auto [source, telling] = lab::run_until(scenario, guests::port::phase, 2);
+    const auto saved = lab::save(source);
+
+    // With a current VMCS that is enlightened and not mapped yet, GET takes KVM's own shadow VMCS for L1's
+    // and puts that over the vmcs12; the first run writes the result to L1's page. A kernel that has learnt
+    // not to is as good.
+    const auto looked_at = set_without_a_look(scenario, saved);
+    const auto nested = looked_at.whole().nested();
+    const auto same = nested.verify_nested_state(saved.state.nested);
+    const auto story = [&](const Vm& vm) {
+        auto whole = telling;
+        lab::follow(scenario, vm, whole);
+        return whole.line();
+    };
+    std::println("note: an enlightened VMCS of L1: KVM_GET_NESTED_STATE before the first run {} it",
+                 same ? "does not spoil" : "spoils");
+    if (!same)
+        CHECK(same.error().code == kvm::Errc::not_equivalent);
+    CHECK((story(looked_at) == told) == same.has_value());
+
+    const auto healed = set_without_a_look(scenario, saved);
+    static_cast<void>(must(healed.whole().nested().nested_state()));
+    must(healed.whole().nested().set_nested_state(saved.state.nested));
+    CHECK(story(healed) == told);
+}
+
+TEST_CASE("an enlightened state is refused where the capability is off: by the library, and by the kernel") {
+    if (!offered())
+        return;
+    const auto scenario = enlightened_scenario(IMAGE(vmx_enlightened));
+    auto [source, telling] = lab::run_until(scenario, guests::port::phase, 1);
+    const auto saved = lab::save(source);
+
+    const auto without = lab::bare_vm();
+    const auto refused = without.whole().restore(saved.state);
+    REQUIRE_FALSE(refused);
+    CHECK(refused.error().code == kvm::Errc::not_prepared);
+    CHECK(refused.error().detail == KVM_CAP_HYPERV_ENLIGHTENED_VMCS);
+
+    CHECK(lab::told_without(scenario, kvm::Step::enlightened_vmcs, guests::port::phase, 1)
+          == "0x10:0x1 KVM_SET_NESTED_STATE is refused");
+    CHECK(lab::told_without(scenario, kvm::Step::nested_state, guests::port::phase, 1) != told);
+}
+
+TEST_SUITE_END();
