@@ -125,9 +125,16 @@ enum class Phase : std::uint32_t {
 ///     LAPIC          l2_apic, with use_apic
 ///     MP_STATE       no report with use_apic on another vCPU than the first: it waits for a SIPI
 ///
+/// With VMX (Bochs's emulated processor) the same, but for these. The vmcs12 has L2's control registers,
+/// segments and PAT, and L1's whole state:
+///
+///     SREGS2         l2_cr2
+///     REGS           l2_gprs l2_rounds l2_dr7 l2_steps l1_ioio
+///     MSRs, all      l2_msrs l2_tsc_aux l2_tsc l1_tsc l1_capabilities
+///
 /// Not noticed: MP_STATE without use_apic (always runnable), the frequency of the TSC, KVM's own MSRs (no
-/// guest uses them), CR8, and of the events all but a pending exception. What the processor does not have
-/// cannot get lost: its bits hold.
+/// guest uses them), DEBUGCTL, CR8, and of the events all but
+/// a pending exception. What the processor does not have cannot get lost: its bits hold.
 ///
 /// L2 single-steps the OUT of each progress report, so that completing the OUT (KVM_RUN with immediate_exit)
 /// leaves a #DB pending. There are two more ways to lose that one, and l2_steps shows them:
