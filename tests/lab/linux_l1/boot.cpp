@@ -12,8 +12,7 @@ namespace {
 
 // Guest physical addresses, all below the first 640 KiB and none of them used by the kernel before it has
 // read them.
-constexpr std::uint64_t gdt_address = 0x6000, boot_parameters_address = 0x7000, pml4_address = 0x9000,
-                        pdpt_address = 0xa000, page_directory_address = 0xb000,
+constexpr std::uint64_t gdt_address = 0x6000, boot_parameters_address = 0x7000,
                         command_line_address = 0x20000;
 constexpr std::size_t command_line_limit = 0x800;
 
@@ -22,16 +21,15 @@ constexpr std::uint64_t low_memory_end = 0x9f000, high_memory = 0x100000, page_s
 /// Offsets in the image and, all but the first, in the boot parameters alike.
 namespace offset {
 constexpr std::size_t setup_sectors = 0x1f1, boot_flag = 0x1fe, jump_length = 0x201, magic = 0x202,
-                      version = 0x206, loader = 0x210, ramdisk_address = 0x218, ramdisk_size = 0x21c,
-                      command_line = 0x228, extended_load_flags = 0x236, preferred_address = 0x258,
+                      version = 0x206, loader = 0x210, entry = 0x214, ramdisk_address = 0x218,
+                      ramdisk_size = 0x21c, command_line = 0x228, preferred_address = 0x258,
                       memory_for_start = 0x260;
 // Only in the boot parameters.
 constexpr std::size_t memory_map_entries = 0x1e8, memory_map = 0x2d0;
 } // namespace offset
 
 constexpr std::uint32_t header_magic = 0x53726448; // "HdrS"
-constexpr std::uint16_t version_with_64_bit_entry = 0x20c, flag_64_bit_entry = 1;
-constexpr std::uint64_t entry_64_bit = 0x200;
+constexpr std::uint16_t version_with_size = 0x20a; // the first that tells how much memory the kernel needs
 constexpr std::uint8_t unknown_loader = 0xff;
 constexpr std::uint32_t usable_memory = 1;
 
@@ -54,16 +52,8 @@ void store(Memory bytes, std::size_t offset, T value) {
     std::memcpy(bytes.subspan(offset, sizeof value).data(), &value, sizeof value);
 }
 
-void place_page_tables(Memory memory) {
-    constexpr std::uint64_t table = 0x3, large_page = 0x83, large_page_size = 0x200000;
-    store(memory, pml4_address, pdpt_address | table);
-    store(memory, pdpt_address, page_directory_address | table);
-    for (std::uint64_t page = 0; page < 512; ++page)
-        store(memory, page_directory_address + page * 8, page * large_page_size | large_page);
-}
-
 /// The protocol wants 0x10 for code and 0x18 for data.
-constexpr std::array<std::uint64_t, 4> gdt{0, 0, 0x00af9b000000ffff, 0x00cf93000000ffff};
+constexpr std::array<std::uint64_t, 4> gdt{0, 0, 0x00cf9b000000ffff, 0x00cf93000000ffff};
 
 void place_memory_map(Memory memory) {
     const auto parameters = memory.subspan(boot_parameters_address, page_size);
@@ -84,9 +74,8 @@ void place_memory_map(Memory memory) {
     if (image.size() < page_size || load<std::uint16_t>(image, offset::boot_flag) != 0xaa55
         || load<std::uint32_t>(image, offset::magic) != header_magic)
         return "the kernel is no bzImage";
-    if (load<std::uint16_t>(image, offset::version) < version_with_64_bit_entry
-        || (load<std::uint16_t>(image, offset::extended_load_flags) & flag_64_bit_entry) == 0)
-        return "the kernel has no 64-bit entry";
+    if (load<std::uint16_t>(image, offset::version) < version_with_size)
+        return "the kernel is older than Linux 2.6.31";
     return nullptr;
 }
 
@@ -103,8 +92,10 @@ machine::Result<BootEntry> place_linux(Memory memory, Bytes bzimage, Bytes initr
     const auto setup_size =
         std::min<std::size_t>((sectors == 0 ? 4u : sectors) * 512u + 512u, bzimage.size());
     const auto kernel = bzimage.subspan(setup_size);
-    const auto kernel_address = load<std::uint64_t>(bzimage, offset::preferred_address);
-    const auto kernel_end = kernel_address + load<std::uint32_t>(bzimage, offset::memory_for_start);
+    const auto kernel_address = load<std::uint32_t>(bzimage, offset::entry);
+    const auto kernel_end = std::max(kernel_address + kernel.size(),
+                                     load<std::uint64_t>(bzimage, offset::preferred_address)
+                                         + load<std::uint32_t>(bzimage, offset::memory_for_start));
     if (memory.size() < kernel_end + initrd.size() + page_size)
         return failed("the kernel and its initrd do not fit into the guest's memory");
     const auto initrd_address = (memory.size() - initrd.size()) / page_size * page_size;
@@ -113,7 +104,6 @@ machine::Result<BootEntry> place_linux(Memory memory, Bytes bzimage, Bytes initr
     std::ranges::copy(initrd, memory.subspan(initrd_address).begin());
     std::ranges::copy(std::as_bytes(std::span{command_line}), memory.subspan(command_line_address).begin());
     std::ranges::copy(std::as_bytes(std::span{gdt}), memory.subspan(gdt_address).begin());
-    place_page_tables(memory);
     place_acpi(memory);
 
     const auto parameters = memory.subspan(boot_parameters_address, page_size);
@@ -126,9 +116,8 @@ machine::Result<BootEntry> place_linux(Memory memory, Bytes bzimage, Bytes initr
     store(parameters, offset::command_line, static_cast<std::uint32_t>(command_line_address));
     place_memory_map(memory);
 
-    return BootEntry{.rip = kernel_address + entry_64_bit,
+    return BootEntry{.rip = kernel_address,
                      .boot_parameters = boot_parameters_address,
-                     .page_tables = pml4_address,
                      .gdt = gdt_address,
                      .gdt_limit = sizeof gdt - 1};
 }

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: MIT
 //
-// Puts a Linux kernel into guest memory as a boot loader would, by the 64-bit boot protocol (Linux,
-// Documentation/arch/x86/boot.rst).
+// Puts a Linux kernel into guest memory as a boot loader would, by the 32-bit boot protocol (Linux,
+// Documentation/arch/x86/boot.rst): toolchains/setup takes the decompressor away, and with it the 64-bit
+// entry.
 #pragma once
 
 #include <machine/machine.hpp>
@@ -17,12 +18,11 @@ namespace linux_l1 {
 struct BootEntry {
     std::uint64_t rip;
     std::uint64_t boot_parameters; ///< goes into RSI
-    std::uint64_t page_tables;     ///< goes into CR3; the first 1 GiB, one to one
-    std::uint64_t gdt;
+    std::uint64_t gdt;             ///< has flat segments, 0x10 for code and 0x18 for data
     std::uint16_t gdt_limit;
 };
 
-/// Fails with error 0 if the image is none that starts in 64-bit mode, or if something does not fit.
+/// Fails with error 0 if the image is no bzImage, or if something does not fit.
 [[nodiscard]] machine::Result<BootEntry> place_linux(std::span<std::byte> memory,
                                                      std::span<const std::byte> bzimage,
                                                      std::span<const std::byte> initrd,

@@ -39,7 +39,7 @@ void stop_vcpu(int) {
     segment.limit = 0xffffffff;
     segment.selector = selector;
     segment.type = type;
-    segment.present = segment.s = segment.g = 1;
+    segment.present = segment.s = segment.g = segment.db = 1;
     return segment;
 }
 
@@ -155,14 +155,10 @@ Result<void> LinuxVm::set_registers(const BootEntry& entry) const {
     if (::ioctl(vcpu_fd(), KVM_GET_SREGS, &sregs) != 0)
         return failed("KVM_GET_SREGS");
     sregs.cs = flat_segment(0x10, 0xb);
-    sregs.cs.l = 1;
     sregs.ds = sregs.es = sregs.ss = flat_segment(0x18, 0x3);
     sregs.gdt.base = entry.gdt;
     sregs.gdt.limit = entry.gdt_limit;
-    sregs.cr0 = 0x80000031; // PG, NE, ET, PE
-    sregs.cr3 = entry.page_tables;
-    sregs.cr4 = 0x20;   // PAE
-    sregs.efer = 0x500; // LMA, LME
+    sregs.cr0 = 0x11; // ET, PE
     if (::ioctl(vcpu_fd(), KVM_SET_SREGS, &sregs) != 0)
         return failed("KVM_SET_SREGS");
 
