@@ -52,8 +52,8 @@ using std::chrono::microseconds;
 
 constexpr std::size_t memory_size = std::size_t{160} << 20;
 
-/// For one report, or for the boot: far more than it takes, even where everything is emulated.
-constexpr auto patience = 600s;
+/// For a report, or a word on the console: far more than it takes, even where everything is emulated.
+constexpr auto patience = 120s;
 /// For a guest that is expected to be lost.
 constexpr auto patience_with_the_lost = 10s;
 
@@ -183,9 +183,12 @@ struct Story {
     std::string console;
     Clock::time_point last_news = Clock::now(), last_progress = Clock::now();
 
-    /// Takes an event that is no interruption the guest has to be moved for.
-    void take(const linux_l1::Event& event, std::chrono::seconds limit) {
+    /// Takes what came of a run.
+    void take(const linux_l1::Event& event, const std::string& said, std::chrono::seconds limit) {
         const auto now = Clock::now();
+        console += said;
+        if (!said.empty())
+            last_news = now;
         if (const auto* const report = std::get_if<Report>(&event)) {
             reports.push_back(*report);
             last_news = now;
@@ -194,7 +197,7 @@ struct Story {
         } else if (const auto* const ended = std::get_if<linux_l1::Ended>(&event))
             end = ended->why;
         else if (now - last_news > limit)
-            end = std::format("no report within {}", limit);
+            end = std::format("not a word within {}", limit);
     }
 
     /// Every five seconds.
@@ -212,8 +215,7 @@ Story run_undisturbed(Vm& vm, std::chrono::seconds limit, bool restored) {
     while (story.end.empty()) {
         const auto event = entered ? must(vm.linux.run(1s)) : first_run(vm, 1s);
         entered = true;
-        story.take(event, limit);
-        story.console += vm.linux.take_console();
+        story.take(event, vm.linux.take_console(), limit);
         story.show_progress(0);
     }
     return story;
@@ -366,8 +368,7 @@ class Wanderer {
             const auto limit = next_limit();
             const auto event = entered ? must(vm_.linux.run(limit)) : first_run(vm_, limit);
             entered = true;
-            story_.take(event, patience);
-            story_.console += vm_.linux.take_console();
+            story_.take(event, vm_.linux.take_console(), patience);
             if (const auto* const report = std::get_if<Report>(&event))
                 schedule_.reported(*report);
             if (std::holds_alternative<linux_l1::Interrupted>(event) && due()) {
