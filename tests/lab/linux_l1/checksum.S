@@ -16,8 +16,10 @@ linux_l1_checksum_begin:
     movabsq $CHECKSUM_SEED, %rax
     movabsq $CHECKSUM_PRIME, %r8
     movl $L2_WINDOWS, %esi
+    movq $(L2_REPORT_PAGE | 0x87), L2_PAGE_DIRECTORY + 8 // 2 MiB; nobody has used that entry before
 
 next_round:
+    movl %ebx, L2_REPORT_PAGE + REPORT_L2
     movl $L2_ROUND_PASSES, %edi
 next_pass:
     movl $L2_WINDOW_WORDS, %ecx

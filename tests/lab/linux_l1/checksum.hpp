@@ -43,6 +43,7 @@ inline std::vector<Report> expected_reports(std::uint64_t rounds) {
     std::vector<Report> reports{{REPORT_BEGIN, static_cast<std::uint32_t>(rounds)}};
     std::uint64_t checksum = CHECKSUM_SEED, sum = 0;
     for (std::uint64_t round = 0; round < rounds; ++round) {
+        reports.push_back({REPORT_L2, static_cast<std::uint32_t>(rounds - round)});
         const auto window =
             std::span{memory}.subspan(round % L2_WINDOW_COUNT * L2_WINDOW_WORDS, L2_WINDOW_WORDS);
         for (int pass = 0; pass < L2_ROUND_PASSES; ++pass)

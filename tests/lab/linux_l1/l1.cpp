@@ -19,6 +19,7 @@
 #include <variant>
 
 #include <fcntl.h>
+#include <sys/ioctl.h>
 #include <sys/mman.h>
 
 extern "C" {
@@ -51,6 +52,20 @@ Result<void> map_report_page() {
 
 void report(std::uint16_t what, std::uint32_t value) {
     *reinterpret_cast<volatile std::uint32_t*>(report_page + what) = value;
+}
+
+/// Lets L2 have the page, too, so that it can report by itself.
+Result<void> share_report_page(const machine::Machine& vm) {
+    const kvm_userspace_memory_region region{
+        .slot = 1,
+        .flags = 0,
+        .guest_phys_addr = L2_REPORT_PAGE,
+        .memory_size = 4096,
+        .userspace_addr = reinterpret_cast<std::uintptr_t>(report_page),
+    };
+    if (::ioctl(vm.vm_fd(), KVM_SET_USER_MEMORY_REGION, &region) != 0)
+        return failed("KVM_SET_USER_MEMORY_REGION", errno);
+    return {};
 }
 
 std::span<const std::uint64_t> windows(const machine::Machine& vm) {
@@ -90,6 +105,7 @@ Result<void> run_l2(std::uint64_t rounds) {
     const auto ended =
         vm->load(L2_IMAGE, {linux_l1_checksum_begin, linux_l1_checksum_end})
             .and_then([&] { return vm->load(L2_PARAMETERS, std::as_bytes(std::span{&rounds, 1})); })
+            .and_then([&] { return share_report_page(*vm); })
             .and_then([&] { return vm->start_long_mode(L2_IMAGE, L2_STACK); })
             .and_then([&] { return follow(*vm); });
     if (ended) {

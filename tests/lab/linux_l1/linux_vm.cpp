@@ -271,7 +271,7 @@ std::optional<Report> LinuxVm::handle_memory() const {
         return std::nullopt;
     }
     const auto offset = mmio.phys_addr - REPORT_PAGE;
-    if (offset < REPORT_ROUND || offset > REPORT_END || mmio.len != 4)
+    if (offset < REPORT_ROUND || offset > REPORT_L2 || mmio.len != 4)
         return std::nullopt;
     Report report{.what = static_cast<std::uint16_t>(offset), .value = 0};
     std::memcpy(&report.value, mmio.data, sizeof report.value);
