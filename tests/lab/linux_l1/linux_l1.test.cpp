@@ -375,8 +375,7 @@ class Wanderer {
             story_.take(event, vm_.linux.take_console(), patience);
             if (const auto* const report = std::get_if<Report>(&event))
                 schedule_.reported(*report);
-            const bool goes_on = !std::holds_alternative<linux_l1::Ended>(event) && story_.end.empty();
-            if (goes_on && due(event)) {
+            if (story_.end.empty() && due(event)) {
                 move();
                 entered = false;
             }
@@ -423,7 +422,7 @@ class Wanderer {
     Story story_;
     Schedule schedule_;
     Phases phases_, while_booting_;
-    microseconds boot_slice_ = 50ms; ///< longer each time: nobody knows how long the boot takes here
+    microseconds boot_slice_ = 10ms; ///< longer each time: nobody knows how long the boot takes here
 };
 
 // --- a process of its own
