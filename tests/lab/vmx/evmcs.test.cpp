@@ -53,7 +53,7 @@ bool offered() {
 
 namespace flag = kvm::uapi::state_flag;
 
-/// Restores, and does not read back.
+/// Restores, and does not read back. (WholeVcpu::restore() does, and sets what it has spoilt once more.)
 Vm set_without_a_look(const lab::Scenario& scenario, const lab::Saved& saved) {
     auto vm = lab::vmx::destination(scenario, saved);
     lab::put_memory(vm, saved.memory);
