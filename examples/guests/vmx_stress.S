@@ -2,8 +2,8 @@
 //
 // vmx_stress: an L1 that does nothing but run L2 and take its exits, as fast as it can, PARAMETER_ROUNDS times. L2 adds
 // STRESS_INCREMENTS to a counter in memory, one at a time, and calls L1. Neither exits to user space before the end, so
-// the program that runs it can interrupt it anywhere: in L1, in L2, between VM entry and the first instruction of L2. If
-// all is well, and only then, both final counts are exact:
+// the program that runs it can interrupt it anywhere: in L1, in L2, between VM entry and the first instruction of L2.
+// If all is well, and only then, both final counts are exact:
 //   PORT_L1_ROUNDS: rounds;  PORT_ROUNDS: rounds * STRESS_INCREMENTS.  Then HLT.
 
 #include "vmx.inc"

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 //
-// vmx_enlightened: an L1 that uses Hyper-V's enlightened VMCS: a page of L1's memory in place of VMREAD and VMWRITE. The
-// vCPU must have the CPUID of Hyper-V, with the enlightened VMCS in it.
+// vmx_enlightened: an L1 that uses Hyper-V's enlightened VMCS: a page of L1's memory in place of VMREAD and VMWRITE.
+// The vCPU must have the CPUID of Hyper-V, with the enlightened VMCS in it.
 //   PORT_PHASE 1           from L2
 //   PORT_EXIT_REASON 0x12  from L1: L2 has called it
 //   PORT_PHASE 2           from L1
@@ -153,7 +153,7 @@ l2_entry:
 evmcs_rows:
     evmcs_u32 EVMCS_REVISION, EVMCS_VERSION
     evmcs_controls EVMCS_PIN_BASED_CONTROLS, MSR_VMX_TRUE_PINBASED_CTLS, 0
-    evmcs_controls EVMCS_PRIMARY_CONTROLS, MSR_VMX_TRUE_PROCBASED_CTLS, (PRIMARY_IO_BITMAPS | PRIMARY_MSR_BITMAPS | PRIMARY_SECONDARY_CONTROLS)
+    evmcs_controls EVMCS_PRIMARY_CONTROLS, MSR_VMX_TRUE_PROCBASED_CTLS, L2_PRIMARY_CONTROLS
     evmcs_controls EVMCS_SECONDARY_CONTROLS, MSR_VMX_PROCBASED_CTLS2, SECONDARY_EPT
     evmcs_controls EVMCS_EXIT_CONTROLS, MSR_VMX_TRUE_EXIT_CTLS, (EXIT_TO_64_BIT | EXIT_LOAD_PAT | EXIT_LOAD_EFER)
     evmcs_controls EVMCS_ENTRY_CONTROLS, MSR_VMX_TRUE_ENTRY_CTLS, (ENTRY_TO_64_BIT | ENTRY_LOAD_PAT | ENTRY_LOAD_EFER)

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT
 //
-// vmx_inject: L1 injects an interrupt into L2 at each VM entry, PARAMETER_ROUNDS times, and L2 calls L1 after each. There
-// is no exit to user space before the end: the program that runs it interrupts it where it likes, in the moment between
-// VM entry and the first instruction of L2's handler if it can.
+// vmx_inject: L1 injects an interrupt into L2 at each VM entry, PARAMETER_ROUNDS times, and L2 calls L1 after each.
+// There is no exit to user space before the end: the program that runs it interrupts it where it likes, in the moment
+// between VM entry and the first instruction of L2's handler if it can.
 //   PORT_L1_ROUNDS   from L1: how often it injected
 //   PORT_INTERRUPTS  from L1: how often L2's handler ran. Then HLT.
 

@@ -10,6 +10,8 @@
 
 #include "vmx_lab.inc"
 
+#define STEPPED_CONTROLS (L2_PRIMARY_CONTROLS | PRIMARY_MONITOR_TRAP_FLAG)
+
     image_begin vmx_mtf
 
     vmx_on
@@ -46,7 +48,7 @@ l2_after_out:
     .balign 8
 vmcs_rows:
     vmcs_rows_common
-    vmcs_controls VMCS_PRIMARY_CONTROLS, MSR_VMX_TRUE_PROCBASED_CTLS, (PRIMARY_IO_BITMAPS | PRIMARY_MSR_BITMAPS | PRIMARY_SECONDARY_CONTROLS | PRIMARY_MONITOR_TRAP_FLAG)
+    vmcs_controls VMCS_PRIMARY_CONTROLS, MSR_VMX_TRUE_PROCBASED_CTLS, STEPPED_CONTROLS
     vmcs_field VMCS_GUEST_RIP, GPA(l2_entry)
     vmcs_field VMCS_HOST_RIP, GPA(l1_exit)
     vmcs_rows_end

@@ -46,7 +46,7 @@ l2_entry:
     .balign 8
 vmcs_rows:
     vmcs_rows_common
-    vmcs_controls VMCS_ENTRY_CONTROLS, MSR_VMX_TRUE_ENTRY_CTLS, (ENTRY_LOAD_DEBUG_CONTROLS | ENTRY_LOAD_PAT | ENTRY_LOAD_EFER)
+    vmcs_controls VMCS_ENTRY_CONTROLS, MSR_VMX_TRUE_ENTRY_CTLS, (L2_ENTRY_CONTROLS - ENTRY_TO_64_BIT)
     vmcs_guest_segment VMCS_ES, (GUEST_DATA >> 4), RIGHTS_REAL_DATA, 0xffff, GUEST_DATA
     vmcs_guest_segment VMCS_CS, (GUEST_IMAGE >> 4), RIGHTS_REAL_CODE, 0xffff, GUEST_IMAGE
     vmcs_guest_segment VMCS_SS, (GUEST_DATA >> 4), RIGHTS_REAL_DATA, 0xffff, GUEST_DATA
