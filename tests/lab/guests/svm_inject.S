@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: MIT
 //
-// svm_inject: an L1 that gives L2 events with VMRUN. In each of PARAMETER_ROUNDS rounds it injects an external interrupt,
-// an exception with an error code and an NMI, each with a VMRUN of its own, and then runs L2 once more without any: what
-// was injected before must not come again. L2 counts in its handlers and calls L1, again and again from the same place.
-// Nothing exits to user space before the end, so the program that runs the guest can interrupt it anywhere. Then
+// svm_inject: an L1 that gives L2 events with VMRUN. In each of PARAMETER_ROUNDS rounds it injects an external
+// interrupt, an exception with an error code and an NMI, each with a VMRUN of its own, and then runs L2 once more
+// without any: what was injected before must not come again. L2 counts in its handlers and calls L1, again and again
+// from the same place. Nothing exits to user space before the end, so the program that runs the guest can
+// interrupt it anywhere. Then
 //   PORT_L1_ROUNDS: 4 * rounds; PORT_INTERRUPTS, PORT_EXCEPTIONS, PORT_NMIS: rounds each. Then HLT.
 
 #include "svm_lab.inc"

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT
 //
 // svm_interrupt: physical interrupts (those of L1's local APIC, which must be in the kernel) while L2 runs, with
-// V_INTR_MASKING and the INTR intercept. Whether L1 can be interrupted then is told by L1's RFLAGS.IF at VMRUN. The program
-// that runs the guest sends vector INTERRUPT_VECTOR where it says so.
+// V_INTR_MASKING and the INTR intercept. Whether L1 can be interrupted then is told by L1's RFLAGS.IF at VMRUN. The
+// program that runs the guest sends vector INTERRUPT_VECTOR where it says so.
 //
 // L1 with IF clear: the interrupt stays pending, whatever L2 does.
 //   PORT_PHASE 1        from L2: the program sends the interrupt

@@ -5,8 +5,8 @@
 // before L1 gets it back for the interrupt. L1 relies on it, as a hypervisor may: after any #VMEXIT it takes what it
 // injected for delivered, unless EXITINTINFO says otherwise.
 // Nothing exits to user space before the end. After PARAMETER_ROUNDS rounds, each of which ends with L2's VMMCALL:
-//   PORT_L1_ROUNDS: rounds; PORT_INTERRUPTS: how many L2 took, rounds if all is well; PORT_VALUE: how many L1 took. Then a
-// shutdown.
+//   PORT_L1_ROUNDS: rounds; PORT_INTERRUPTS: how many L2 took, rounds if all is well; PORT_VALUE: how many L1 took.
+// Then a shutdown.
 
 #include "svm_lab.inc"
 

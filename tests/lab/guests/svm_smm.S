@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT
 //
-// svm_smm: an L1 and an L2 that are interrupted by SMIs, which the program running the guest sends where it says so. The
-// SMI handler lies where a processor looks for it after a reset (AMD APM Vol. 2, chapter 10: SMBASE 0x30000, handler at
-// 0x8000 behind it), reports on PORT_SMI how often it ran, and leaves with RSM.
+// svm_smm: an L1 and an L2 that are interrupted by SMIs, which the program running the guest sends where it says so.
+// The SMI handler lies where a processor looks for it after a reset (AMD APM Vol. 2, chapter 10: SMBASE 0x30000,
+// handler at 0x8000 behind it), reports on PORT_SMI how often it ran, and leaves with RSM.
 //
 // From L1, and from L2 if L1 does not intercept SMI:
 //   PORT_PHASE 1        from L1: the program sends an SMI

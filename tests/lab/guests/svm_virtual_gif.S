@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 //
-// svm_virtual_gif: L1 gives L2 a GIF of its own (virtual GIF) and makes an interrupt pending for it with V_IRQ. L2 clears
-// its GIF and sets RFLAGS.IF, so that the interrupt stays pending until it sets GIF. L1 sees none of that.
+// svm_virtual_gif: L1 gives L2 a GIF of its own (virtual GIF) and makes an interrupt pending for it with V_IRQ. L2
+// clears its GIF and sets RFLAGS.IF, so that the interrupt stays pending until it sets GIF. L1 sees none of that.
 //   PORT_PHASE 1        from L2: IF set, its GIF clear
 //   PORT_INTERRUPTS 0   from L2: still pending
 //   PORT_PHASE 2        from L2's handler

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 //
-// svm_virtual_interrupt: L1 makes an interrupt pending for L2 with V_IRQ. L2 begins with RFLAGS.IF clear, so that it stays
-// pending until L2 sets it. In this order:
+// svm_virtual_interrupt: L1 makes an interrupt pending for L2 with V_IRQ. L2 begins with RFLAGS.IF clear, so that it
+// stays pending until L2 sets it. In this order:
 //   PORT_PHASE 1        from L2: pending
 //   PORT_INTERRUPTS 0   from L2: still
 //   PORT_PHASE 2        from L2's handler
