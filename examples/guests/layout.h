@@ -31,8 +31,7 @@
 #define GUEST_L1_STACK 0x11000 // top; grows down
 #define GUEST_L2_STACK 0x13000 // top; grows down
 #define GUEST_DATA 0x13000     // counters and notes, DATA_* below
-#define GUEST_IOPM 0x14000     // I/O permission map, 3 pages: a set bit makes a port access an exit to L1.
-                               // VMX: the two I/O bitmaps, which look alike
+#define GUEST_IOPM 0x14000     // I/O permission map, 3 pages; VMX: the I/O bitmaps. A set bit: exit to L1
 #define GUEST_MSRPM 0x18000    // MSR permission map, 2 pages; VMX: the MSR bitmap
 #define GUEST_L2_PML4 0x1a000  // L2's own page tables
 #define GUEST_L2_PDPT 0x1b000
@@ -86,18 +85,19 @@
 #define PORT_PROGRESS 0x30    // L2 in each round: the number of the round; not intercepted by L1
 #define PORT_INTERCEPTED 0x40 // L2 in each round: intercepted by L1, so user space must never see it
 
-// The value on PORT_UNEXPECTED is EXITCODE (SVM) or the exit reason (VMX). A VMX instruction that failed is told
-// apart by a bit that no exit reason has; beside it is the VM-instruction error, or 0 where there is no current VMCS.
+// The value on PORT_UNEXPECTED is EXITCODE (SVM) or the exit reason (VMX). A VMX instruction that failed is
+// told apart by a bit that no exit reason has; beside it is the VM-instruction error, or 0 where there is no
+// current VMCS.
 #define UNEXPECTED_VM_FAIL 0x40000000
 
 // *_phases: the values on PORT_PHASE, in the order in which they come.
-#define PHASE_SVM_OFF 1       // L1, EFER.SVME clear
-#define PHASE_SVM_ON 2        // L1, EFER.SVME set
-#define PHASE_GIF_CLEAR 3     // L1, after CLGI
-#define PHASE_GIF_SET 4       // L1, after STGI
-#define PHASE_L2 5            // L2
-#define PHASE_EXITED 6        // L1, after #VMEXIT, which leaves GIF clear
-#define PHASE_EXITED_GIF 7    // L1, after #VMEXIT and STGI
+#define PHASE_SVM_OFF 1    // L1, EFER.SVME clear
+#define PHASE_SVM_ON 2     // L1, EFER.SVME set
+#define PHASE_GIF_CLEAR 3  // L1, after CLGI
+#define PHASE_GIF_SET 4    // L1, after STGI
+#define PHASE_L2 5         // L2
+#define PHASE_EXITED 6     // L1, after #VMEXIT, which leaves GIF clear
+#define PHASE_EXITED_GIF 7 // L1, after #VMEXIT and STGI
 
 #define PHASE_VMX_OFF 0x11      // L1, before VMXON
 #define PHASE_VMX_ON 0x12       // L1, after VMXON

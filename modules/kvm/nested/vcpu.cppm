@@ -155,9 +155,12 @@ class Vcpu {
 
     /// KVM_SET_NESTED_STATE: the last thing to restore, see the README for the order. A success is
     /// provisional until the first KVM_RUN, at which KVM maps the pages that the state refers to.
+    ///
+    /// VMX, L1 running with a current VMCS, on a vCPU that was in L2 before: KVM still owes that L2's
+    /// segments and lets the new vmcs12 pay (Linux 6.1, 6.12, 7.3). Read back, and set once more what has
+    /// changed.
     /// @return Errc::refused for every check of the kernel's, Errc::entry_failed for a positive result; the
-    /// effect
-    ///         says what the vCPU holds now
+    ///         effect says what the vCPU holds now
     [[nodiscard]] inline std::expected<void, Error> set_nested_state(const State& state) const noexcept {
         if constexpr (std::same_as<V, Any>) {
             if (state.header_.format != format(host_.vendor())) [[unlikely]]
@@ -182,6 +185,9 @@ class Vcpu {
     }
 
     /// Reads back and compares, see equivalent(). Says nothing about the pages that only KVM_RUN maps.
+    ///
+    /// VMX with an enlightened VMCS and L1 running: reading back between KVM_SET_NESTED_STATE and the first
+    /// KVM_RUN spoils the vmcs12; set it once more (Linux 6.1, 6.12, 7.3).
     /// @return Errc::not_equivalent; detail: offset of the first byte that differs
     [[nodiscard]] inline std::expected<void, Error>
     verify_nested_state(const State& expected) const noexcept {
