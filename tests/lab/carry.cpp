@@ -87,6 +87,13 @@ std::string refused(const kvm::RestoreReport& report) {
     return list;
 }
 
+/// Whether the vCPU has other VMX capabilities than L1 has seen (Intel SDM Vol. 3, Appendix A).
+bool capabilities_refused(const kvm::RestoreReport& report) {
+    return std::ranges::any_of(report.refused_msrs, [](const kvm::RefusedMsr& msr) {
+        return !msr.harmless() && msr.index >= 0x480 && msr.index <= 0x491;
+    });
+}
+
 /// A row of the matrix for one file.
 void row(const char* verdict, const files::path& path, const std::string& reason) {
     const auto name = path.stem();
@@ -109,10 +116,13 @@ void go_on(const files::path& path) {
     lab::put_memory(*vm, saved.memory);
     const auto report = must(vm->whole().restore(saved.state));
     CHECK(vm->whole().nested().verify_nested_state(saved.state.nested));
-    const auto wrong = lab::what_is_wrong(lab::follow(vm->machine), saved_round + 1, lab::migrate_rounds);
-    CHECK(wrong == "");
+    // Linux 7.x offers VMX capabilities that older kernels do not take: an L1 that looks at them notices.
+    const std::string expected = capabilities_refused(report) ? "l1_capabilities" : "";
+    CHECK(lab::what_is_wrong(lab::follow(vm->machine), saved_round + 1, lab::migrate_rounds) == expected);
     const auto list = refused(report);
-    row(wrong.empty() ? "passed" : "failed", path, list.empty() ? "" : "MSRs not taken back: " + list);
+    row(expected.empty() ? "passed" : "refused", path,
+        (list.empty() ? "" : "MSRs not taken back: " + list)
+            + (expected.empty() ? "" : "; L2 goes on, and L1 notices: " + expected));
 }
 
 } // namespace
