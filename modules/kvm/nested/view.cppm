@@ -13,6 +13,9 @@ module;
 export module kvm.nested:view;
 import :uapi;
 import :vendor;
+import :field;
+import :vmcs12;
+import :vmcb12;
 import :phase;
 
 export namespace kvm {
@@ -83,6 +86,8 @@ class WithVmcs12 : public InVmxOperation {
     constexpr std::span<const std::byte, uapi::page_size> vmcs12() const noexcept {
         return part<0, uapi::page_size>();
     }
+    /// The same by the names of its fields: fields()["guest_rip"].
+    constexpr Vmcs12Fields fields() const noexcept { return Vmcs12Fields{vmcs12()}; }
 };
 
 /// What there is in SMM.
@@ -133,6 +138,11 @@ class L2Active : public WithVmcs12 {
         if (header().size < Vmx::capacity)
             return std::nullopt;
         return part<uapi::page_size, uapi::page_size>();
+    }
+    /// The same by the names of its fields.
+    constexpr std::optional<Vmcs12Fields> shadow_fields() const noexcept {
+        const auto shadow = shadow_vmcs12();
+        return shadow ? std::optional{Vmcs12Fields{*shadow}} : std::nullopt;
     }
 };
 
@@ -199,6 +209,8 @@ class L2Active : public WithGif {
     constexpr std::span<const std::byte, uapi::vmcb_save_size> l1_save_area() const noexcept {
         return part<uapi::vmcb_control_size, uapi::vmcb_save_size>();
     }
+    /// Both areas by the names of their fields: fields()["nested_cr3"] is L2's, fields()["rip"] is L1's.
+    constexpr Vmcb12Fields fields() const noexcept { return Vmcb12Fields{part<0, uapi::page_size>()}; }
 };
 
 } // namespace svm
