@@ -21,4 +21,8 @@ export import :view;        // phases as types, with the accessors that mean som
 export import :state;       // NestedState<Vendor>
 export import :buffer;      // NestedStateBuffer, for either vendor
 export import :vcpu;        // Host, Vcpu: the two ioctls
+export import :sink;        // where results of any size go, piece by piece
+export import :pages;       // the guest memory that a state refers to
+export import :report;      // a state as text, every field by its name
+export import :difference;  // what differs between two states
 export import :format;      // std::formatter

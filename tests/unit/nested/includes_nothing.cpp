@@ -39,3 +39,28 @@ bool use_buffer(const kvm::NestedStateBuffer& buffer) {
     const auto svm = buffer.to<kvm::Svm>();
     return vmx && svm && kvm::NestedStateBuffer{*vmx} == kvm::NestedStateBuffer{*svm};
 }
+
+/// The text goes wherever the caller wants it, the caller's own types included.
+struct Line {
+    char text[160];
+    unsigned length;
+};
+unsigned use_report(const kvm::NestedState<kvm::Vmx>& vmx, const kvm::NestedStateBuffer& buffer) {
+    Line line{};
+    const auto sink = [&line](auto piece) noexcept {
+        for (const char c : piece)
+            if (line.length < sizeof line.text)
+                line.text[line.length++] = c;
+    };
+    describe(vmx, sink);
+    describe(buffer, sink, {.fields = kvm::FieldsShown::all, .redact = true});
+    unsigned pages = 0;
+    guest_ranges(vmx, [&pages](const kvm::GuestRange& range) noexcept {
+        pages += static_cast<unsigned>(range.pages());
+    });
+    const auto rip =
+        vmx.visit(kvm::overloaded{[](const kvm::vmx::L2Active& l2) { return l2.fields()["guest_rip"]; },
+                                  [](const auto&) { return decltype(kvm::uapi::no_address){}; }});
+    return line.length + pages + (rip == 0)
+           + static_cast<unsigned>(difference(vmx, vmx, [](const kvm::Difference&) noexcept {}));
+}

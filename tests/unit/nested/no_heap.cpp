@@ -16,6 +16,7 @@
 #include <span>
 #include <string_view>
 #include <system_error>
+#include <utility>
 
 import kvm.nested;
 
@@ -105,6 +106,28 @@ void text(const auto& value) {
     CHECK(end != line);
 }
 
+/// Everything that can be said about a state.
+void report(const auto& state) {
+    std::size_t length = 0, count = 0;
+    const auto sink = [&length](std::string_view piece) noexcept { length += piece.size(); };
+    for (const auto fields : {kvm::FieldsShown::none, kvm::FieldsShown::non_zero, kvm::FieldsShown::all})
+        for (const bool redact : {false, true}) {
+            describe(state, sink, {.fields = fields, .redact = redact});
+            CHECK(std::exchange(length, 0) != 0);
+        }
+    guest_ranges(state, [&count](const kvm::GuestRange&) noexcept { ++count; });
+    CHECK(count != 0);
+    alignas(8) std::byte other[4224];
+    std::memcpy(other, state.bytes().data(), sizeof other);
+    for (std::size_t i = 200; i < sizeof other; i += 3)
+        other[i] ^= std::byte{0x11};
+    CHECK(kvm::difference(state.bytes(), other, sink, {.ignored_too = true}) > 100);
+    CHECK(kvm::difference(state.bytes(), other, [](const kvm::Difference&) noexcept {}) > 10);
+    CHECK(kvm::describe_field(other, "size", sink) == 1);
+    kvm::explain(kvm::meaning::cr0, 0x80000011, sink);
+    CHECK(length != 0);
+}
+
 template <class V>
 void everything(kvm::VendorId vendor) {
     Kernel kernel{vendor};
@@ -129,6 +152,7 @@ void everything(kvm::VendorId vendor) {
     CHECK(!summary(*state).view().empty());
     text(*state);
     text(state->phase());
+    report(*state);
 
     for (const int error_number : {EINVAL, ENOTTY, EBADF, EIO, EFAULT, ENOMEM, E2BIG, EPERM})
         for (const bool get : {true, false}) {

@@ -8,6 +8,7 @@ module;
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <initializer_list>
 #include <map>
 #include <optional>
 #include <span>
@@ -89,6 +90,90 @@ struct SvmBlob {
         return result;
     }
 };
+
+/// A field of a payload page and what a test writes into it.
+struct Entry {
+    std::string_view field;
+    std::uint64_t value;
+};
+
+/// `state` with all zeros in its page but the given fields, and the revision of a vmcs12.
+inline Bytes with_fields(Bytes state, std::initializer_list<Entry> entries) {
+    const bool vmx = take<std::uint16_t>(state, 2) == 0;
+    std::fill(state.begin() + 128, state.end(), std::byte{0});
+    if (vmx)
+        put(state, 128, revision);
+    for (const auto& entry : entries) {
+        const auto* field = vmx ? kvm::find_vmcs12_field(entry.field) : kvm::find_vmcb12_field(entry.field);
+        std::memcpy(state.data() + 128 + field->offset, &entry.value, field->size); // little-endian
+    }
+    return state;
+}
+
+/// A hypervisor on VMX whose guest runs in 64-bit mode with EPT, about to begin with a page fault.
+inline Bytes vmx_l2() {
+    return with_fields(VmxBlob{.flags = 3, .vmxon_pa = 0x1000, .vmcs12_pa = 0x2000, .size = 4224},
+                       {{"launch_state", 1},
+                        {"pin_based_vm_exec_control", 0x3f},
+                        {"cpu_based_vm_exec_control", 0xb5a1e9f2},
+                        {"secondary_vm_exec_control", 0x000000aa},
+                        {"vm_exit_controls", 0x003fffff & ~(1u << 12)},
+                        {"vm_entry_controls", 0x0000d3ff & ~(1u << 13)},
+                        {"vm_entry_intr_info_field", 0x80000b0e},
+                        {"vm_entry_exception_error_code", 6},
+                        {"exception_bitmap", 0x60042},
+                        {"io_bitmap_a", 0x5000},
+                        {"io_bitmap_b", 0x6000},
+                        {"msr_bitmap", 0x7000},
+                        {"virtual_apic_page_addr", 0x8000},
+                        {"ept_pointer", 0x905e},
+                        {"virtual_processor_id", 1},
+                        {"vm_exit_msr_store_count", 2},
+                        {"vm_exit_msr_store_addr", 0xa010},
+                        {"vmcs_link_pointer", ~0ull},
+                        {"vm_exit_reason", 48},
+                        {"guest_cr0", 0x80050033},
+                        {"guest_cr3", 0xb000},
+                        {"guest_cr4", 0x2620},
+                        {"guest_rip", 0xffffffff81000123},
+                        {"guest_rsp", 0xffffc90000013f58},
+                        {"guest_rflags", 0x246},
+                        {"guest_cs_selector", 0x10},
+                        {"guest_cs_ar_bytes", 0xa09b},
+                        {"guest_ia32_efer", 0xd01},
+                        {"guest_ia32_pat", 0x0007040600070406},
+                        {"host_cr0", 0x80050033},
+                        {"host_cr3", 0xc000},
+                        {"host_rip", 0xffffffff82000456},
+                        {"host_rsp", 0xffffc90000100000}});
+}
+
+/// A hypervisor on SVM whose guest runs with nested paging.
+inline Bytes svm_l2() {
+    return with_fields(SvmBlob{.flags = 0x101, .vmcb12_pa = 0x3000, .size = 4224},
+                       {{"intercepts[0]", 0x00010018},
+                        {"intercepts[2]", 0x4002},
+                        {"intercepts[3]", 0x19040003},
+                        {"intercepts[4]", 0x3},
+                        {"iopm_base_pa", 0x10000},
+                        {"msrpm_base_pa", 0x14000},
+                        {"asid", 1},
+                        {"int_ctl", 0x01000003},
+                        {"exit_code", 0x72},
+                        {"misc_ctl", 1},
+                        {"nested_cr3", 0x17000},
+                        {"cs.selector", 0x8},
+                        {"cs.attrib", 0xa9b},
+                        {"fs.base", 0x1234000},
+                        {"efer", 0x1d01},
+                        {"cr0", 0x80000011},
+                        {"cr3", 0x1a000},
+                        {"cr4", 0x20},
+                        {"rflags", 0x2},
+                        {"rip", 0x86b2},
+                        {"rsp", 0x9000},
+                        {"rax", 0x3000}});
+}
 
 /// One state of each shape that KVM_GET_NESTED_STATE produces.
 struct Sample {

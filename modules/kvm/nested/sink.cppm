@@ -1,0 +1,37 @@
+// SPDX-License-Identifier: MIT
+//
+// Where results go that have no fixed size: to the caller, piece by piece, so that nothing here needs a heap.
+module;
+#include <concepts>
+#include <memory>
+#include <string_view>
+#include <type_traits>
+export module kvm.nested:sink;
+
+export namespace kvm {
+
+/// Any callable that takes a `T` and does not throw, behind two words. Refers to the callable, does not own
+/// it: a lambda written as the argument of a call lives as long as that call.
+template <class T>
+class Receiver {
+  public:
+    template <class F>
+        requires(std::is_nothrow_invocable_v<F&, T> && !std::same_as<std::remove_cvref_t<F>, Receiver>)
+    constexpr Receiver(F&& callable) noexcept
+        : object_{const_cast<void*>(static_cast<const void*>(std::addressof(callable)))},
+          call_{[](void* object, T value) noexcept {
+              static_cast<void>((*static_cast<std::remove_reference_t<F>*>(object))(value));
+          }} {}
+
+    inline void operator()(T value) const noexcept { call_(object_, value); }
+
+  private:
+    void* object_;
+    void (*call_)(void*, T) noexcept;
+};
+
+/// Takes text in pieces. A piece is part of a line, a line, or a few of them; lines end in '\n'.
+using Sink = Receiver<std::string_view>;
+static_assert(sizeof(Sink) == 2 * sizeof(void*));
+
+} // namespace kvm

@@ -1,0 +1,133 @@
+// SPDX-License-Identifier: MIT
+module;
+#include <algorithm>
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <string_view>
+#include <utility>
+module kvm.nested;
+
+namespace kvm {
+namespace {
+
+using detail::number_in;
+using detail::Writer;
+
+/// Whether the bytes differ in what counts. `begin` is their offset in the state; `ignored` is in order.
+bool differ(std::span<const std::byte> a, std::span<const std::byte> b, std::size_t begin,
+            std::span<const IgnoredBytes> ignored) noexcept {
+    for (std::size_t i = 0; i < a.size(); ++i) {
+        if (a[i] == b[i])
+            continue;
+        const auto counts = std::ranges::none_of(ignored, [at = begin + i](const IgnoredBytes& range) {
+            return range.begin <= at && at < range.end;
+        });
+        if (counts)
+            return true;
+    }
+    return false;
+}
+
+/// What changed in a value of named bits: "-MP, +PG, vector #PF -> #GP".
+void write_changes(Writer& out, const Meaning& meaning, std::uint64_t a, std::uint64_t b, bool redact,
+                   std::string_view before) noexcept {
+    if (redact) {
+        a = detail::kept_bits(meaning, a);
+        b = detail::kept_bits(meaning, b);
+    }
+    for (const auto& bits : meaning.bits) {
+        if (bits.of(a) == bits.of(b))
+            continue;
+        out << before;
+        before = ", ";
+        if (bits.form == BitsForm::flag) {
+            out << (bits.of(a) != 0 ? "-" : "+") << bits.name;
+        } else if (bits.form == BitsForm::each) {
+            std::string_view comma;
+            for (const auto& [sign, gone] :
+                 {std::pair{"-", bits.of(a) & ~bits.of(b)}, std::pair{"+", bits.of(b) & ~bits.of(a)}})
+                for (unsigned i = 0; i < 64; ++i)
+                    if ((gone >> i & 1) != 0) {
+                        (out << comma << sign << bits.name).decimal(i);
+                        comma = ", ";
+                    }
+        } else {
+            detail::write_bits(out, bits, a);
+            out << " -> ";
+            detail::write_bits(out, bits, b);
+        }
+    }
+    if (redact && a == b)
+        out << before << "in masked bits";
+    if (const auto undefined = undefined_bits(meaning, a ^ b); undefined != 0)
+        (out << before << "undefined bits ").hexadecimal(undefined);
+}
+
+/// The names of both values: "CPUID -> EPT violation".
+void write_names(Writer& out, const Meaning& meaning, std::uint64_t a, std::uint64_t b,
+                 bool redact) noexcept {
+    const auto write = [&](std::uint64_t value, std::string_view before) {
+        const bool is_unknown = meaning.kind == MeaningKind::code && !find(meaning.values, value);
+        detail::write_meaning(out << (is_unknown ? before : ""), meaning, value, redact, before);
+        out << (is_unknown ? "unknown" : "");
+    };
+    write(a, "  ");
+    write(b, " -> ");
+}
+
+void write_difference(Writer& out, const Difference& what, bool redact) noexcept {
+    const auto& field = *what.field;
+    if (what.part != Part::header)
+        out << name(what.part) << " ";
+    out << field.name << ": ";
+    detail::write_value(out, field, what.a, redact);
+    out << " -> ";
+    detail::write_value(out, field, what.b, redact);
+    if (field.is_number()) {
+        const auto a = number_in(what.a), b = number_in(what.b);
+        if (field.meaning->kind == MeaningKind::bits)
+            write_changes(out, *field.meaning, a, b, redact, "  ");
+        else if (field.meaning->kind == MeaningKind::code || field.meaning->kind == MeaningKind::pat)
+            write_names(out, *field.meaning, a, b, redact);
+    }
+    if (field.group == FieldGroup::l1_host || field.group == FieldGroup::l1_save)
+        out << "  (L1's)";
+    out.end_line();
+}
+
+} // namespace
+
+std::size_t difference(std::span<const std::byte> a, std::span<const std::byte> b,
+                       Receiver<const Difference&> receiver, const DifferenceOptions& options) noexcept {
+    const PartsOfState of_a{a}, of_b{b};
+    if (of_a.begin() == of_a.end() || of_b.begin() == of_b.end())
+        return first_difference(a, b) ? 1 : 0;
+    const bool one_vendor = number_in(a.subspan(2, 2)) == number_in(b.subspan(2, 2));
+    const auto vendor = number_in(a.subspan(2, 2)) == Svm::format ? VendorId::svm : VendorId::vmx;
+    const auto ignored = options.ignored_too ? std::span<const IgnoredBytes>{} : ignored_bytes(vendor);
+    std::size_t count = 0;
+    for (auto part = of_a.begin(), other = of_b.begin(); part != of_a.end() && other != of_b.end();
+         ++part, ++other)
+        for (const auto& field : part->fields) {
+            if (!one_vendor && (part->part != Part::header || field.offset >= 8))
+                break; // flags, format and size are all that two vendors share
+            const auto in_a = part->bytes_of(field), in_b = other->bytes_of(field);
+            if (!differ(in_a, in_b, std::size_t{part->begin} + field.offset, ignored))
+                continue;
+            ++count;
+            receiver({part->part, &field, in_a, in_b});
+        }
+    // Sizes that the header does not tell: no states of the kernel's.
+    return count == 0 && a.size() != b.size() ? 1 : count;
+}
+
+std::size_t difference(std::span<const std::byte> a, std::span<const std::byte> b, Sink sink,
+                       const DifferenceOptions& options) noexcept {
+    Writer out{sink};
+    return difference(
+        a, b, [&](const Difference& what) noexcept { write_difference(out, what, options.redact); }, options);
+}
+
+} // namespace kvm

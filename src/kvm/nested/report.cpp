@@ -1,0 +1,572 @@
+// SPDX-License-Identifier: MIT
+module;
+#include <array>
+#include <bit>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <expected>
+#include <optional>
+#include <span>
+#include <string_view>
+module kvm.nested;
+
+namespace kvm {
+namespace {
+
+using detail::Writer;
+
+constexpr std::array vmx_header = std::to_array<Field>({
+    {"flags", 0, 2, FieldGroup::header, OnSet::checks_and_uses, &meaning::state_flags},
+    {"format", 2, 2, FieldGroup::header, OnSet::checks, &meaning::state_format},
+    {"size", 4, 4, FieldGroup::header, OnSet::checks_and_uses, &meaning::number},
+    {"hdr.vmx.vmxon_pa", 8, 8, FieldGroup::header, OnSet::checks_and_uses, &meaning::address},
+    {"hdr.vmx.vmcs12_pa", 16, 8, FieldGroup::header, OnSet::checks_and_uses, &meaning::address},
+    {"hdr.vmx.smm.flags", 24, 2, FieldGroup::header, OnSet::checks_and_uses, &meaning::smm_flags},
+    {"hdr.vmx.pad", 26, 2, FieldGroup::reserved, OnSet::ignores, &meaning::bytes},
+    {"hdr.vmx.flags", 28, 4, FieldGroup::header, OnSet::checks_and_uses, &meaning::vmx_header_flags},
+    {"hdr.vmx.preemption_timer_deadline", 32, 8, FieldGroup::header, OnSet::uses, &meaning::value},
+    {"hdr.pad", 40, 88, FieldGroup::reserved, OnSet::ignores, &meaning::bytes},
+});
+constexpr std::array svm_header = std::to_array<Field>({
+    {"flags", 0, 2, FieldGroup::header, OnSet::checks_and_uses, &meaning::state_flags},
+    {"format", 2, 2, FieldGroup::header, OnSet::checks, &meaning::state_format},
+    {"size", 4, 4, FieldGroup::header, OnSet::checks_and_uses, &meaning::number},
+    {"hdr.svm.vmcb_pa", 8, 8, FieldGroup::header, OnSet::checks_and_uses, &meaning::address},
+    {"hdr.svm.gpat", 16, 8, FieldGroup::header, OnSet::checks_and_uses, &meaning::pat, no_encoding,
+     FirstSeen::linux_7, "7.x, with KVM_X86_QUIRK_NESTED_SVM_SHARED_PAT disabled"},
+    {"hdr.pad", 24, 104, FieldGroup::reserved, OnSet::ignores, &meaning::bytes},
+});
+
+constexpr std::uint64_t bit(const Meaning& meaning, std::string_view name) {
+    return find(meaning, name)->mask();
+}
+
+/// What a vCPU's paging and segmentation amount to.
+std::string_view mode(std::uint64_t cr0, bool long_mode, bool cs_l, std::uint64_t rflags) noexcept {
+    if ((cr0 & bit(meaning::cr0, "PE")) == 0)
+        return "real mode";
+    if (long_mode)
+        return cs_l ? "64-bit mode" : "compatibility mode";
+    if ((rflags & bit(meaning::rflags, "VM")) != 0)
+        return "virtual-8086 mode";
+    return (cr0 & bit(meaning::cr0, "PG")) != 0 ? "protected mode with paging" : "protected mode";
+}
+
+/// The first screen: a label and what is to be said, a line each.
+class Screen {
+  public:
+    Screen(Writer& out, bool redact) noexcept : out_{out}, redact_{redact} {}
+
+    void operator()(const Empty&) const noexcept {}
+    void operator()(const Unrecognised&) const noexcept {}
+    void operator()(const vmx::Off&) const noexcept {
+        line("L1", "has not executed VMXON, or has executed VMXOFF");
+    }
+    void operator()(const vmx::VmxonOnly& view) const noexcept {
+        vmxon(view);
+        line("vmcs12", "none: L1 has loaded no VMCS with VMPTRLD");
+    }
+    void operator()(const vmx::CurrentVmcs& view) const noexcept {
+        vmxon(view);
+        current(view);
+        line("L1", "runs; KVM has checked nothing of the vmcs12 and will at VMLAUNCH or VMRESUME");
+        l2(view.fields());
+    }
+    void operator()(const vmx::L2Active& view) const noexcept {
+        vmxon(view);
+        current(view);
+        about_to(view);
+        l2(view.fields());
+        memory(view.fields());
+        last_exit(view.fields());
+        l1(view.fields());
+    }
+    void operator()(const vmx::SmmVmxonOnly& view) const noexcept {
+        smm("L1 in VMX operation");
+        vmxon(view);
+        line("vmcs12", "none: L1 has loaded no VMCS with VMPTRLD");
+    }
+    void operator()(const vmx::SmmCurrentVmcs& view) const noexcept {
+        smm("L1 in VMX operation");
+        vmxon(view);
+        current(view);
+        l2(view.fields());
+    }
+    void operator()(const vmx::SmmInterruptedL2& view) const noexcept {
+        smm("L2, to which RSM returns");
+        vmxon(view);
+        current(view);
+        l2(view.fields());
+        memory(view.fields());
+        last_exit(view.fields());
+        l1(view.fields());
+    }
+    void operator()(const svm::WithGif& view) const noexcept {
+        line("L1", "runs, or nesting is unused, or an SMI came from L2: the state does not tell which");
+        line("GIF", view.gif() ? "set" : "clear: interrupts, NMIs and SMIs are held off");
+    }
+    void operator()(const svm::L2Active& view) const noexcept {
+        const auto vmcb = view.fields();
+        address("vmcb12", view.vmcb12_pa());
+        line("GIF", view.gif() ? "set" : "clear: interrupts, NMIs and SMIs are held off");
+        about_to(view);
+        memory(vmcb);
+        intercepts(vmcb);
+        last_exit(vmcb);
+        l1(vmcb);
+        line("L2's registers", "are not in a nested state: KVM_GET_REGS, KVM_GET_SREGS2");
+    }
+
+  private:
+    static constexpr std::size_t column = 18;
+
+    Writer& label(std::string_view text) const noexcept {
+        out_ << "  " << text;
+        return out_.at(column);
+    }
+    void line(std::string_view name, std::string_view text) const noexcept {
+        label(name) << text;
+        out_.end_line();
+    }
+    void address(std::string_view name, std::uint64_t address) const noexcept {
+        label(name);
+        detail::write_address(out_, address, redact_);
+        out_.end_line();
+    }
+    void value(std::string_view before, std::uint64_t value) const noexcept {
+        out_ << before;
+        if (redact_ && value != 0)
+            out_ << "masked";
+        else
+            out_.hexadecimal(value);
+    }
+    void meaning(const Meaning& meaning, std::uint64_t value, std::string_view before) const noexcept {
+        detail::write_meaning(out_, meaning, value, redact_, before);
+    }
+
+    void vmxon(const vmx::InVmxOperation& view) const noexcept { address("VMXON region", view.vmxon_pa()); }
+    void current(const vmx::WithVmcs12& view) const noexcept {
+        label("vmcs12");
+        if (const auto pa = view.vmcs12_pa())
+            detail::write_address(out_, *pa, redact_);
+        else
+            out_ << "an enlightened VMCS, whose address is in the VP assist page";
+        meaning(meaning::launch_state, view.fields()["launch_state"], ", ");
+        out_.end_line();
+    }
+    void smm(std::string_view what) const noexcept {
+        label("SMM") << "the SMI interrupted " << what;
+        out_.end_line();
+    }
+
+    void event(std::string_view before, const Meaning& kind, std::uint64_t event,
+               std::uint64_t error_code) const noexcept {
+        meaning(kind, event & ~std::uint64_t{1u << 31}, before); // that it is valid goes without saying
+        if ((event & 1u << 11) != 0)
+            (out_ << " ").hexadecimal(error_code);
+    }
+
+    void about_to(const vmx::L2Active& view) const noexcept {
+        const auto vmcs = view.fields();
+        label("L2 is about to");
+        if (view.run_pending()) {
+            out_ << "begin: VMLAUNCH or VMRESUME was accepted";
+            if (const auto info = vmcs["vm_entry_intr_info_field"]; (info & 1u << 31) != 0)
+                event("; to inject: ", meaning::entry_event, info, vmcs["vm_entry_exception_error_code"]);
+        } else {
+            out_ << "go on";
+        }
+        if (const auto activity = vmcs["guest_activity_state"]; activity != 0)
+            meaning(meaning::activity_state, activity, "; activity state ");
+        if (const auto blocking = vmcs["guest_interruptibility_info"]; blocking != 0)
+            meaning(meaning::interruptibility, blocking, "; ");
+        if (view.mtf_pending())
+            out_ << "; an MTF VM exit is pending";
+        if (const auto deadline = view.preemption_timer_deadline())
+            value("; preemption timer deadline ", *deadline);
+        out_.end_line();
+    }
+    void about_to(const svm::L2Active& view) const noexcept {
+        const auto vmcb = view.fields();
+        label("L2 is about to");
+        out_ << (view.run_pending() ? "begin: VMRUN was accepted" : "go on");
+        if (const auto info = vmcb["event_inj"]; (info & 1u << 31) != 0)
+            event("; to inject: ", meaning::svm_event, info, vmcb["event_inj_err"]);
+        if (const auto control = vmcb["int_ctl"]; (control & bit(meaning::int_ctl, "V_IRQ")) != 0)
+            (out_ << "; virtual interrupt ").decimal(vmcb["int_vector"] & 0xff);
+        if (const auto shadow = vmcb["int_state"]; shadow != 0)
+            meaning(meaning::int_state, shadow, "; ");
+        out_.end_line();
+    }
+
+    void l2(const Vmcs12Fields& vmcs) const noexcept {
+        const bool long_mode =
+            (vmcs["vm_entry_controls"] & bit(meaning::entry_controls, "IA-32e mode guest")) != 0;
+        const bool cs_l = (vmcs["guest_cs_ar_bytes"] & bit(meaning::vmx_access_rights, "L")) != 0;
+        label("L2") << mode(vmcs["guest_cr0"], long_mode, cs_l, vmcs["guest_rflags"]);
+        out_ << ", CPL ";
+        out_.decimal(find(meaning::vmx_access_rights, "DPL")->of(vmcs["guest_ss_ar_bytes"]));
+        value(", RIP ", vmcs["guest_rip"]);
+        value(", RSP ", vmcs["guest_rsp"]);
+        value(", CR3 ", vmcs["guest_cr3"]);
+        out_.end_line();
+    }
+    void memory(const Vmcs12Fields& vmcs) const noexcept {
+        const auto secondary =
+            (vmcs["cpu_based_vm_exec_control"] & bit(meaning::cpu_based, "activate secondary controls")) != 0
+                ? vmcs["secondary_vm_exec_control"]
+                : 0;
+        label("L2's memory");
+        if ((secondary & bit(meaning::secondary, "enable EPT")) != 0)
+            meaning(meaning::ept_pointer, vmcs["ept_pointer"], "EPT: ");
+        else
+            out_ << "no EPT: L2's page table maps to L1's memory";
+        if ((secondary & bit(meaning::secondary, "enable VPID")) != 0)
+            (out_ << "; VPID ").decimal(vmcs["virtual_processor_id"]);
+        if ((secondary & bit(meaning::secondary, "unrestricted guest")) != 0)
+            out_ << "; unrestricted guest";
+        out_.end_line();
+    }
+    void last_exit(const Vmcs12Fields& vmcs) const noexcept {
+        label("last VM exit");
+        if (vmcs["vm_exit_reason"] == 0 && vmcs["vm_exit_intr_info"] == 0)
+            out_ << "none is recorded";
+        else
+            meaning(meaning::exit_reason, vmcs["vm_exit_reason"], "");
+        if (const auto event = vmcs["vm_exit_intr_info"]; (event & 1u << 31) != 0)
+            this->event("; ", meaning::exit_event, event, vmcs["vm_exit_intr_error_code"]);
+        if (const auto event = vmcs["idt_vectoring_info_field"]; (event & 1u << 31) != 0)
+            this->event("; while delivering: ", meaning::vectoring_event, event,
+                        vmcs["idt_vectoring_error_code"]);
+        if (const auto error = vmcs["vm_instruction_error"]; error != 0)
+            meaning(meaning::vm_instruction_error, error, "; an instruction failed: ");
+        out_.end_line();
+    }
+    void l1(const Vmcs12Fields& vmcs) const noexcept {
+        const bool wide =
+            (vmcs["vm_exit_controls"] & bit(meaning::exit_controls, "host address-space size")) != 0;
+        label("L1") << "goes on at the next VM exit: " << (wide ? "64-bit mode" : "32-bit mode");
+        value(", RIP ", vmcs["host_rip"]);
+        value(", RSP ", vmcs["host_rsp"]);
+        value(", CR3 ", vmcs["host_cr3"]);
+        out_.end_line();
+    }
+
+    void memory(const Vmcb12Fields& vmcb) const noexcept {
+        label("L2's memory");
+        if ((vmcb["misc_ctl"] & bit(meaning::misc_ctl, "NP_ENABLE")) != 0) {
+            out_ << "nested paging, root ";
+            detail::write_address(out_, vmcb["nested_cr3"], redact_);
+        } else {
+            out_ << "no nested paging: L2's page table maps to L1's memory";
+        }
+        (out_ << "; ASID ").decimal(vmcb["asid"]);
+        out_.end_line();
+    }
+    void intercepts(const Vmcb12Fields& vmcb) const noexcept {
+        const auto all = std::popcount(vmcb["intercepts[0]"]) + std::popcount(vmcb["intercepts[1]"])
+                         + std::popcount(vmcb["intercepts[2]"]) + std::popcount(vmcb["intercepts[3]"])
+                         + std::popcount(vmcb["intercepts[4]"]) + std::popcount(vmcb["intercepts[5]"]);
+        label("intercepts").decimal(static_cast<std::uint64_t>(all));
+        const auto word3 = vmcb["intercepts[3]"];
+        if ((word3 & bit(meaning::intercept_word3, "IOIO_PROT")) != 0)
+            out_ << "; I/O by permission map";
+        if ((word3 & bit(meaning::intercept_word3, "MSR_PROT")) != 0)
+            out_ << "; MSRs by permission map";
+        if (vmcb["intercepts[2]"] != 0)
+            meaning(meaning::exceptions, vmcb["intercepts[2]"], "; exceptions ");
+        out_.end_line();
+    }
+    void last_exit(const Vmcb12Fields& vmcb) const noexcept {
+        label("last #VMEXIT");
+        if (vmcb["exit_code"] == 0 && vmcb["exit_info_1"] == 0 && vmcb["exit_info_2"] == 0)
+            out_ << "none is recorded";
+        else if (find(meaning::svm_exit_codes, vmcb["exit_code"]))
+            meaning(meaning::svm_exit_code, vmcb["exit_code"], "");
+        else
+            value("unknown code ", vmcb["exit_code"]);
+        if (const auto event = vmcb["exit_int_info"]; (event & 1u << 31) != 0)
+            this->event("; while delivering: ", meaning::svm_event, event, vmcb["exit_int_info_err"]);
+        out_.end_line();
+    }
+    void l1(const Vmcb12Fields& vmcb) const noexcept {
+        const bool long_mode = (vmcb["efer"] & bit(meaning::efer, "LMA")) != 0;
+        const bool cs_l = (vmcb["cs.attrib"] & bit(meaning::svm_attributes, "L")) != 0;
+        label("L1") << "goes on at the next #VMEXIT: " << mode(vmcb["cr0"], long_mode, cs_l, vmcb["rflags"]);
+        value(", RIP ", vmcb["rip"]);
+        value(", RSP ", vmcb["rsp"]);
+        value(", CR3 ", vmcb["cr3"]);
+        out_.end_line();
+    }
+
+    Writer& out_;
+    bool redact_;
+};
+
+/// Fields that belong under one heading.
+struct Section {
+    Part part;
+    FieldGroup group;
+    bool restored; ///< SVM: whether KVM_SET_NESTED_STATE takes them
+    std::string_view heading;
+};
+constexpr std::array sections = std::to_array<Section>({
+    {Part::header, FieldGroup::header, true, "header"},
+    {Part::header, FieldGroup::reserved, false, "header: reserved"},
+    {Part::vmcs12, FieldGroup::header, true, "vmcs12: what it begins with"},
+    {Part::vmcs12, FieldGroup::control, true, "vmcs12: L1's controls over L2"},
+    {Part::vmcs12, FieldGroup::l2_guest, true, "vmcs12: L2's state (guest)"},
+    {Part::vmcs12, FieldGroup::l1_host, true, "vmcs12: L1's state, for the next VM exit (host)"},
+    {Part::vmcs12, FieldGroup::read_only, true, "vmcs12: the last VM exit (read-only)"},
+    {Part::vmcs12, FieldGroup::reserved, true, "vmcs12: padding"},
+    {Part::vmcs12, FieldGroup::reserved, false, "vmcs12: behind its 998 bytes, which KVM drops"},
+    {Part::shadow_vmcs12, FieldGroup::header, true, "shadow vmcs12: what it begins with"},
+    {Part::shadow_vmcs12, FieldGroup::control, true, "shadow vmcs12: controls"},
+    {Part::shadow_vmcs12, FieldGroup::l2_guest, true, "shadow vmcs12: guest"},
+    {Part::shadow_vmcs12, FieldGroup::l1_host, true, "shadow vmcs12: host"},
+    {Part::shadow_vmcs12, FieldGroup::read_only, true, "shadow vmcs12: read-only"},
+    {Part::shadow_vmcs12, FieldGroup::reserved, true, "shadow vmcs12: padding"},
+    {Part::shadow_vmcs12, FieldGroup::reserved, false,
+     "shadow vmcs12: behind its 998 bytes, which KVM drops"},
+    {Part::vmcb, FieldGroup::control, true, "control area: L1's controls over L2"},
+    {Part::vmcb, FieldGroup::control, false, "control area: what KVM drops"},
+    {Part::vmcb, FieldGroup::l1_save, true, "save area: L1's state, for the next #VMEXIT; not L2's"},
+    {Part::vmcb, FieldGroup::l1_save, false, "save area: what KVM does not restore and may report stale"},
+    {Part::vmcb, FieldGroup::reserved, false, "reserved places, which KVM drops"},
+});
+
+bool belongs(const Field& field, const PartOfState& part, const Section& section) noexcept {
+    return part.part == section.part && field.group == section.group
+           && (field.on_set != OnSet::ignores) == section.restored;
+}
+
+void write_field(Writer& out, const Field& field, std::span<const std::byte> bytes, bool redact) noexcept {
+    constexpr std::size_t names = 11, values = 42, meanings = 62;
+    constexpr std::string_view blanks = "                    ";
+    static_assert(blanks.size() == meanings - values);
+    out << "  ";
+    if (field.encoding != no_encoding)
+        out.hexadecimal(field.encoding, 4);
+    else
+        (out << "+").hexadecimal(field.offset, 3);
+    out.at(names) << field.name;
+    out.at(values);
+    detail::write_value(out, field, bytes, redact);
+    if (field.is_number())
+        detail::write_meaning(out, *field.meaning, detail::number_in(bytes), redact,
+                              out.column() < meanings ? blanks.substr(0, meanings - out.column()) : " ");
+    out.end_line();
+}
+
+/// The names of the fields of a section that are zero, in lines of 100 columns.
+void write_zeros(Writer& out, const PartOfState& part, const Section& section) noexcept {
+    bool first = true;
+    for (const auto& field : part.fields) {
+        if (!belongs(field, part, section) || !detail::is_zero(part.bytes_of(field)))
+            continue;
+        out << (first ? "  zero:" : ",");
+        first = false;
+        if (out.column() + field.name.size() >= 100) {
+            out.end_line();
+            out << "       ";
+        }
+        out << " " << field.name;
+    }
+    if (!first)
+        out.end_line();
+}
+
+/// What describe_field() says.
+void write_everything(Writer& out, const PartOfState& part, const Field& field, bool redact) noexcept {
+    out << name(part.part) << " " << field.name << " (" << name(field.group) << ")";
+    out.end_line();
+    out << "  place";
+    (out.at(23) << "offset ").hexadecimal(field.offset, 3) << ", ";
+    out.decimal(field.size) << (field.size == 1 ? " byte" : " bytes");
+    if (field.encoding != no_encoding) {
+        constexpr auto widths =
+            std::to_array<std::string_view>({"16-bit", "64-bit", "32-bit", "natural-width"});
+        (out << "; VMCS encoding ").hexadecimal(field.encoding, 4)
+            << ", " << widths[static_cast<std::size_t>(vmcs_width(field.encoding))];
+    }
+    out.end_line();
+    out << "  KVM_SET_NESTED_STATE";
+    out.at(23) << name(field.on_set) << " it";
+    if (!field.note.empty())
+        out << " (" << field.note << ")";
+    out.end_line();
+    if (field.first_seen == FirstSeen::linux_7) {
+        out << "  since";
+        out.at(23) << "Linux 7.x (not in 6.12)";
+        out.end_line();
+    }
+    out << "  value";
+    out.at(23);
+    detail::write_value(out, field, part.bytes_of(field), redact);
+    if (field.is_number())
+        detail::write_meaning(out, *field.meaning, detail::number_in(part.bytes_of(field)), redact, "  ");
+    out.end_line();
+}
+
+void write_section(Writer& out, const PartOfState& part, const Section& section,
+                   const ReportOptions& options) noexcept {
+    std::size_t all = 0, set = 0;
+    for (const auto& field : part.fields)
+        if (belongs(field, part, section)) {
+            ++all;
+            set += !detail::is_zero(part.bytes_of(field));
+        }
+    if (all == 0 || (set == 0 && options.fields != FieldsShown::all))
+        return;
+    out.end_line();
+    out << section.heading << " (";
+    out.decimal(set) << " of ";
+    out.decimal(all) << " not zero)";
+    out.end_line();
+    for (const auto& field : part.fields)
+        if (belongs(field, part, section) && !detail::is_zero(part.bytes_of(field)))
+            write_field(out, field, part.bytes_of(field), options.redact);
+    if (options.fields == FieldsShown::all)
+        write_zeros(out, part, section);
+}
+
+void write_ranges(Writer& out, std::span<const std::byte> state, bool redact) noexcept {
+    std::uint64_t count = 0;
+    guest_ranges(state, [&](const GuestRange& range) noexcept {
+        if (count++ == 0) {
+            out.end_line();
+            out << "guest memory that the state refers to";
+            out.end_line();
+        }
+        out << "  ";
+        detail::write_address(out, range.address, redact);
+        out.at(28).decimal(range.size) << (range.size == 1 ? " byte" : " bytes");
+        out.at(40) << name(range.access);
+        out.at(58) << name(range.role);
+        out.end_line();
+    });
+}
+
+/// The last line of the first screen: what does not belong there, so that nobody has to look for it.
+void write_remarks(Writer& out, std::span<const std::byte> state, const PartsOfState& parts) noexcept {
+    std::uint64_t ranges = 0, pages = 0, reserved = 0, undefined = 0;
+    guest_ranges(state, [&](const GuestRange& range) noexcept {
+        ++ranges;
+        pages += range.pages();
+    });
+    for (const auto& part : parts)
+        for (const auto& field : part.fields) {
+            const auto bytes = part.bytes_of(field);
+            if (field.group == FieldGroup::reserved)
+                for (const auto byte : bytes)
+                    reserved += byte != std::byte{0};
+            else if (field.meaning->kind == MeaningKind::bits)
+                undefined += undefined_bits(*field.meaning, detail::number_in(bytes)) != 0;
+        }
+    if (ranges != 0) {
+        out << "  guest memory";
+        out.at(18).decimal(pages) << (pages == 1 ? " page in " : " pages in ");
+        out.decimal(ranges) << (ranges == 1 ? " range" : " ranges");
+        out.end_line();
+    }
+    if (reserved != 0 || undefined != 0) {
+        out << "  unusual";
+        out.at(18).decimal(reserved) << (reserved == 1 ? " byte" : " bytes");
+        out << " in reserved places not zero; ";
+        out.decimal(undefined) << (undefined == 1 ? " field" : " fields") << " with undefined bits";
+        out.end_line();
+    }
+}
+
+void write_first_line(Writer& out, std::size_t size, const detail::Recognised& what) noexcept {
+    if (size < uapi::header_size) {
+        out << "no nested state: ";
+        out.decimal(size) << " bytes, and the header takes 128";
+        out.end_line();
+        return;
+    }
+    const auto format = what.header.format;
+    out << (format == Vmx::format ? "VMX, " : format == Svm::format ? "SVM, " : "unknown vendor, ");
+    if (what.phase) {
+        out << name(*what.phase);
+    } else {
+        out << "not a state that a vCPU can be in: " << description(what.phase.error().code);
+        (out << " (offset ").decimal(what.phase.error().detail) << ")";
+    }
+    (out << ", ").decimal(size) << " bytes";
+    out.end_line();
+    if (what.header.flags != 0) {
+        out << "  flags";
+        detail::write_meaning(out.at(17), meaning::state_flags, what.header.flags, false, " ");
+        out.end_line();
+    }
+}
+
+} // namespace
+
+std::string_view name(Part part) noexcept {
+    constexpr auto names = std::to_array<std::string_view>({"header", "vmcs12", "shadow vmcs12", "VMCB"});
+    const auto index = static_cast<std::size_t>(part);
+    return index < names.size() ? names[index] : "?";
+}
+
+std::span<const Field> header_fields(VendorId vendor) noexcept {
+    if (vendor == VendorId::vmx)
+        return vmx_header;
+    return svm_header;
+}
+
+PartsOfState::PartsOfState(std::span<const std::byte> state) noexcept {
+    constexpr std::size_t second = uapi::header_size + uapi::page_size;
+    if (state.size() < uapi::header_size)
+        return;
+    const auto format = detail::number_in(state.subspan(2, 2));
+    if (format != Vmx::format && format != Svm::format)
+        return;
+    const bool vmx = format == Vmx::format;
+    add(Part::header, 0, state.first(uapi::header_size), header_fields(vmx ? VendorId::vmx : VendorId::svm));
+    if (state.size() >= second)
+        add(vmx ? Part::vmcs12 : Part::vmcb, uapi::header_size,
+            state.subspan(uapi::header_size, uapi::page_size), vmx ? vmcs12_fields : vmcb12_fields);
+    if (vmx && state.size() >= second + uapi::page_size)
+        add(Part::shadow_vmcs12, second, state.subspan(second, uapi::page_size), vmcs12_fields);
+}
+
+void PartsOfState::add(Part part, std::size_t begin, std::span<const std::byte> bytes,
+                       std::span<const Field> fields) noexcept {
+    parts_[count_++] = {part, static_cast<std::uint16_t>(begin), bytes, fields};
+}
+
+void describe(std::span<const std::byte> state, Sink sink, const ReportOptions& options) noexcept {
+    Writer out{sink};
+    const auto what = detail::recognise(state);
+    const PartsOfState parts{state};
+    write_first_line(out, state.size(), what);
+    if (what.phase)
+        visit_phase<Any>(*what.phase, what.header, state.subspan(uapi::header_size),
+                         Screen{out, options.redact});
+    write_remarks(out, state, parts);
+    if (options.fields != FieldsShown::none)
+        for (const auto& section : sections)
+            for (const auto& part : parts)
+                write_section(out, part, section, options);
+    if (options.ranges)
+        write_ranges(out, state, options.redact);
+}
+
+std::size_t describe_field(std::span<const std::byte> state, std::string_view wanted, Sink sink,
+                           const ReportOptions& options) noexcept {
+    Writer out{sink};
+    std::size_t found = 0;
+    for (const auto& part : PartsOfState{state})
+        for (const auto& field : part.fields) {
+            if (field.name != wanted)
+                continue;
+            ++found;
+            write_everything(out, part, field, options.redact);
+        }
+    return found;
+}
+
+} // namespace kvm
