@@ -92,6 +92,10 @@ std::size_t describe_field(std::span<const std::byte> state, std::string_view na
 /// Tells what the bits of a value are: "PE, ET, PG". Nothing where there is no more to say than the number.
 void explain(const Meaning& meaning, std::uint64_t value, Sink sink, bool redact = false) noexcept;
 
+/// The value of a field alone: "0x80050033", "4224", "masked, page-aligned".
+void write_value(const Field& field, std::span<const std::byte> bytes, Sink sink,
+                 bool redact = false) noexcept;
+
 } // namespace kvm
 
 namespace kvm::detail {

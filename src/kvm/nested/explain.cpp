@@ -197,4 +197,9 @@ void explain(const Meaning& meaning, std::uint64_t value, Sink sink, bool redact
     detail::write_meaning(out, meaning, value, redact, "");
 }
 
+void write_value(const Field& field, std::span<const std::byte> bytes, Sink sink, bool redact) noexcept {
+    detail::Writer out{sink};
+    detail::write_value(out, field, bytes, redact);
+}
+
 } // namespace kvm

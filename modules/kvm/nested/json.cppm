@@ -1,0 +1,76 @@
+// SPDX-License-Identifier: MIT
+//
+// import kvm.nested.json;  A nested state as JSON and back, for hand-made test cases and for other programs.
+//
+// A module and a library of its own: unlike kvm.nested it allocates. What reads JSON is behind it, so that a
+// user needs nobody's headers.
+module;
+#include <cstddef>
+#include <cstdint>
+#include <expected>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+export module kvm.nested.json;
+export import kvm.nested;
+
+export namespace kvm {
+
+struct JsonOptions {
+    bool zeros = false;    ///< fields that are zero, too
+    bool meanings = false; ///< each field as an object with its value and what it means
+    bool redact = false;   ///< as ReportOptions::redact; from_json() does not take that back
+};
+
+/// One object: the version of this form, the vendor, and the parts of the state by the names of their fields.
+/// Values are strings, since a JSON number does not hold 64 bits everywhere. What is not there is zero.
+///
+///     {
+///       "kvm.nested": 1,
+///       "vendor": "VMX",
+///       "phase": "VMXON, no current VMCS",
+///       "header": {
+///         "flags": "0x0",
+///         "hdr.vmx.vmxon_pa": "0x1000",
+///         ...
+///       },
+///       "vmcs12": {
+///         "hdr": "0x11e57ed0",
+///         "guest_rip": "0x401000",
+///         ...
+std::string to_json(std::span<const std::byte> state, const JsonOptions& options = {});
+
+template <Vendor V>
+inline std::string to_json(const NestedState<V>& state, const JsonOptions& options = {}) {
+    return to_json(state.bytes(), options);
+}
+inline std::string to_json(const NestedStateBuffer& state, const JsonOptions& options = {}) {
+    return to_json(state.bytes(), options);
+}
+
+/// Why there is no state.
+struct JsonError {
+    enum class Cause : std::uint8_t {
+        syntax,        ///< not JSON
+        shape,         ///< JSON, but not in the form that to_json() writes
+        unknown_name,  ///< no part or no field is called so
+        repeated_name, ///< a field that is there twice
+        bad_value,     ///< no number, no hexadecimal digits, or more than the field holds
+        refused,       ///< a state that no vCPU can be in: see `refused`
+    };
+    Cause cause;
+    std::string where;      ///< "vmcs12/guest_rip"; empty if it is nowhere in particular
+    std::size_t offset = 0; ///< of a syntax error, in the text
+    std::optional<Error> refused = std::nullopt;
+
+    std::string message() const;
+};
+
+/// Builds a state. Takes what to_json() writes, and what a person would write: decimal and hexadecimal
+/// strings, unsigned JSON numbers, fields in any order. Left out, the addresses of the header are "none", the
+/// revision of a vmcs12 is KVM's, and everything else is zero. The result is canonical, as
+/// NestedState::parse() makes it.
+[[nodiscard]] std::expected<NestedStateBuffer, JsonError> from_json(std::string_view text);
+
+} // namespace kvm

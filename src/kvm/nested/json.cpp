@@ -1,0 +1,424 @@
+// SPDX-License-Identifier: MIT
+module;
+#include <algorithm>
+#include <array>
+#include <bitset>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <expected>
+#include <nlohmann/json.hpp>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <utility>
+module kvm.nested.json;
+
+namespace kvm {
+namespace {
+
+constexpr std::string_view version_key = "kvm.nested";
+constexpr std::uint64_t version = 1;
+
+constexpr std::array part_keys = std::to_array<std::pair<std::string_view, Part>>({
+    {"header", Part::header},
+    {"vmcs12", Part::vmcs12},
+    {"shadow_vmcs12", Part::shadow_vmcs12},
+    {"vmcb", Part::vmcb},
+});
+std::string_view key_of(Part part) {
+    return std::ranges::find(part_keys, part, &decltype(part_keys)::value_type::second)->first;
+}
+
+// --- writing
+// ------------------------------------------------------------------------------------------------
+
+std::string hexadecimal(std::uint64_t value) {
+    Text<20> text;
+    text.hexadecimal(value);
+    return std::string{text.view()};
+}
+
+bool is_zero(std::span<const std::byte> bytes) {
+    return std::ranges::all_of(bytes, [](std::byte byte) { return byte == std::byte{0}; });
+}
+
+/// Of an area all bytes up to the last that is not zero, as pairs of digits.
+std::string digits(std::span<const std::byte> bytes) {
+    while (!bytes.empty() && bytes.back() == std::byte{0})
+        bytes = bytes.first(bytes.size() - 1);
+    std::string result;
+    for (const auto byte : bytes) {
+        constexpr std::string_view all = "0123456789abcdef";
+        result += all[std::to_integer<std::size_t>(byte) >> 4];
+        result += all[std::to_integer<std::size_t>(byte) & 15];
+    }
+    return result;
+}
+
+/// JSON with two blanks for each level. Names and values have nothing in them that needs an escape.
+class Document {
+  public:
+    void open(std::string_view name = {}) {
+        begin(name);
+        text_ += '{';
+        ++level_;
+        first_ = true;
+    }
+    void close() {
+        --level_;
+        if (!first_)
+            line();
+        text_ += '}';
+        first_ = false;
+    }
+    void raw(std::string_view name, std::string_view value) {
+        begin(name);
+        text_ += value;
+    }
+    void string(std::string_view name, std::string_view value) {
+        begin(name);
+        (((text_ += '"') += value) += '"');
+    }
+    std::string take() && { return std::move(text_ += '\n'); }
+
+  private:
+    void line() {
+        text_ += '\n';
+        text_.append(2 * level_, ' ');
+    }
+    void begin(std::string_view name) {
+        if (level_ == 0)
+            return;
+        if (!std::exchange(first_, false))
+            text_ += ',';
+        line();
+        (((text_ += '"') += name) += "\": ");
+    }
+
+    std::string text_;
+    std::size_t level_ = 0;
+    bool first_ = true;
+};
+
+void write_field(Document& out, const PartOfState& part, const Field& field, const JsonOptions& options) {
+    const auto bytes = part.bytes_of(field);
+    std::string value, meaning;
+    if (options.redact)
+        write_value(field, bytes, [&](std::string_view piece) noexcept { value += piece; }, true);
+    else
+        value = field.is_number() ? hexadecimal(read(part.bytes, field)) : digits(bytes);
+    if (!options.meanings) {
+        out.string(field.name, value);
+        return;
+    }
+    if (field.is_number())
+        explain(
+            *field.meaning, read(part.bytes, field),
+            [&](std::string_view piece) noexcept { meaning += piece; }, options.redact);
+    out.open(field.name);
+    out.string("value", value);
+    if (!meaning.empty())
+        out.string("meaning", meaning);
+    out.close();
+}
+
+// --- reading
+// ------------------------------------------------------------------------------------------------
+
+/// A number as a person writes it: "0x1f", "31".
+std::optional<std::uint64_t> number_in(std::string_view text) {
+    const bool hex = text.starts_with("0x") || text.starts_with("0X");
+    const std::uint64_t base = hex ? 16 : 10;
+    if (hex)
+        text.remove_prefix(2);
+    if (text.empty())
+        return std::nullopt;
+    std::uint64_t value = 0;
+    for (const char c : text) {
+        const auto digit = c >= '0' && c <= '9'   ? static_cast<std::uint64_t>(c - '0')
+                           : c >= 'a' && c <= 'f' ? static_cast<std::uint64_t>(c - 'a' + 10)
+                           : c >= 'A' && c <= 'F' ? static_cast<std::uint64_t>(c - 'A' + 10)
+                                                  : base;
+        if (digit >= base || value > (~std::uint64_t{0} - digit) / base)
+            return std::nullopt;
+        value = value * base + digit;
+    }
+    return value;
+}
+
+/// Where a part is in a state.
+constexpr std::size_t begin_of(Part part) {
+    return part == Part::header          ? 0
+           : part == Part::shadow_vmcs12 ? uapi::header_size + uapi::page_size
+                                         : uapi::header_size;
+}
+
+/// What the reader of JSON calls, event by event. Any `false` ends the reading.
+class Builder {
+  public:
+    using Cause = JsonError::Cause;
+    using number_integer_t = nlohmann::json::number_integer_t;
+    using number_unsigned_t = nlohmann::json::number_unsigned_t;
+    using number_float_t = nlohmann::json::number_float_t;
+    using string_t = nlohmann::json::string_t;
+    using binary_t = nlohmann::json::binary_t;
+
+    std::expected<NestedStateBuffer, JsonError> finish(bool complete);
+
+    bool null() { return value_is_bad(); }
+    bool boolean(bool) { return value_is_bad(); }
+    bool number_integer(number_integer_t) { return value_is_bad(); } // it is negative
+    bool number_float(number_float_t, const string_t&) { return value_is_bad(); }
+    bool binary(binary_t&) { return value_is_bad(); }
+    bool start_array(std::size_t) { return value_is_bad(); }
+    bool end_array() { return value_is_bad(); }
+
+    bool start_object(std::size_t) {
+        switch (level_) {
+        case Level::outside:
+            level_ = Level::document;
+            return true;
+        case Level::document: {
+            const auto found = std::ranges::find(part_keys, key_, &decltype(part_keys)::value_type::first);
+            if (found == part_keys.end())
+                return fails(Cause::unknown_name);
+            part_ = found->second;
+            has_[static_cast<std::size_t>(part_)] = true;
+            level_ = Level::part;
+            return true;
+        }
+        case Level::part:
+            level_ = Level::field;
+            return true;
+        case Level::field:
+            break;
+        }
+        return fails(Cause::shape);
+    }
+    bool end_object() {
+        level_ = level_ == Level::field  ? Level::part
+                 : level_ == Level::part ? Level::document
+                                         : Level::outside;
+        return true;
+    }
+    bool key(string_t& name) {
+        (level_ == Level::document ? key_ : level_ == Level::part ? field_ : member_) = name;
+        return true;
+    }
+
+    bool number_unsigned(number_unsigned_t value) {
+        if (level_ == Level::document && key_ == version_key)
+            return value == version || fails(Cause::bad_value);
+        return is_a_fields() ? put(value) : value_is_bad();
+    }
+    bool string(string_t& value) {
+        if (level_ == Level::document)
+            return document_string(value);
+        if (level_ == Level::field && member_ == "meaning")
+            return true;
+        if (!is_a_fields())
+            return value_is_bad();
+        const auto* field = find_field();
+        if (field == nullptr)
+            return fails(Cause::unknown_name);
+        if (!field->is_number())
+            return put_area(*field, value);
+        const auto number = number_in(value);
+        return number ? put(*number) : value_is_bad();
+    }
+
+    bool parse_error(std::size_t position, const std::string&, const nlohmann::detail::exception&) {
+        error_ = JsonError{.cause = Cause::syntax, .where = {}, .offset = position == 0 ? 0 : position - 1};
+        return false;
+    }
+
+  private:
+    enum class Level { outside, document, part, field };
+
+    bool fails(Cause cause) {
+        std::string where = key_;
+        if (level_ == Level::part || level_ == Level::field)
+            (where += '/') += field_;
+        error_ = JsonError{.cause = cause, .where = std::move(where)};
+        return false;
+    }
+    bool value_is_bad() {
+        return fails(level_ == Level::outside || level_ == Level::document ? Cause::shape : Cause::bad_value);
+    }
+    bool is_a_fields() const {
+        return level_ == Level::part || (level_ == Level::field && member_ == "value");
+    }
+
+    bool document_string(std::string_view value) {
+        if (key_ == "phase") // for the reader: header and parts decide it
+            return true;
+        if (key_ != "vendor")
+            return fails(key_ == version_key ? Cause::bad_value : Cause::unknown_name);
+        for (const auto vendor : {VendorId::vmx, VendorId::svm})
+            if (value == name(vendor)) {
+                vendor_ = vendor;
+                return true;
+            }
+        return fails(Cause::bad_value);
+    }
+
+    /// The header's names say themselves whose they are, in whatever order vendor and header come.
+    const Field* find_field() const {
+        if (part_ == Part::vmcs12 || part_ == Part::shadow_vmcs12)
+            return find_vmcs12_field(field_);
+        if (part_ == Part::vmcb)
+            return find_vmcb12_field(std::string_view{field_});
+        for (const auto vendor : {VendorId::vmx, VendorId::svm})
+            for (const auto& field : header_fields(vendor))
+                if (field.name == field_)
+                    return &field;
+        return nullptr;
+    }
+
+    bool is_first_of(const Field& field) {
+        const auto at = begin_of(part_) + field.offset;
+        if (seen_[at])
+            return fails(Cause::repeated_name);
+        seen_[at] = true;
+        return true;
+    }
+
+    bool put(std::uint64_t value) {
+        const auto* field = find_field();
+        if (field == nullptr)
+            return fails(Cause::unknown_name);
+        if (!field->is_number() || (field->size < 8 && value >> (8 * field->size) != 0))
+            return fails(Cause::bad_value);
+        if (!is_first_of(*field))
+            return false;
+        std::memcpy(state_.data() + begin_of(part_) + field->offset, &value, field->size); // little-endian
+        return true;
+    }
+    bool put_area(const Field& field, std::string_view digits) {
+        if (digits.size() % 2 != 0 || digits.size() / 2 > field.size)
+            return fails(Cause::bad_value);
+        if (!is_first_of(field))
+            return false;
+        if (field.name == "hdr.pad") // at another offset for each vendor, and KVM drops it
+            return true;
+        for (std::size_t i = 0; i < digits.size(); i += 2) {
+            const std::array<char, 4> text{'0', 'x', digits[i], digits[i + 1]};
+            const auto byte = number_in({text.data(), text.size()});
+            if (!byte)
+                return fails(Cause::bad_value);
+            state_[begin_of(part_) + field.offset + i / 2] = static_cast<std::byte>(*byte);
+        }
+        return true;
+    }
+
+    bool has(Part part) const { return has_[static_cast<std::size_t>(part)]; }
+    template <class T>
+    void put_default(std::size_t offset, T value) {
+        if (!seen_[offset])
+            std::memcpy(state_.data() + offset, &value, sizeof value);
+    }
+    /// Whether the header gave a field that the parts decide, and another value.
+    template <class T>
+    bool contradicts(std::size_t offset, T value) const {
+        T given;
+        std::memcpy(&given, state_.data() + offset, sizeof given);
+        return seen_[offset] && given != value;
+    }
+
+    std::array<std::byte, Vmx::capacity> state_{};
+    std::bitset<Vmx::capacity> seen_; // by offset in the state
+    std::array<bool, 4> has_{};
+    std::optional<VendorId> vendor_;
+    std::optional<JsonError> error_;
+    Level level_ = Level::outside;
+    Part part_ = Part::header;
+    std::string key_, field_, member_;
+};
+
+std::expected<NestedStateBuffer, JsonError> Builder::finish(bool complete) {
+    const auto wrong = [](Cause cause, std::string_view where) {
+        return std::unexpected{JsonError{.cause = cause, .where = std::string{where}}};
+    };
+    if (error_)
+        return std::unexpected{*error_};
+    if (!complete || !vendor_)
+        return wrong(Cause::shape, "vendor");
+    const bool vmx = *vendor_ == VendorId::vmx;
+    if (vmx && has(Part::vmcb))
+        return wrong(Cause::unknown_name, "vmcb");
+    if (!vmx && (has(Part::vmcs12) || has(Part::shadow_vmcs12)))
+        return wrong(Cause::unknown_name, has(Part::vmcs12) ? "vmcs12" : "shadow_vmcs12");
+    const auto size = static_cast<std::uint32_t>(has(Part::shadow_vmcs12)               ? Vmx::capacity
+                                                 : has(Part::vmcs12) || has(Part::vmcb) ? Svm::capacity
+                                                                                        : uapi::header_size);
+    constexpr std::size_t format_at = 2, size_at = 4, vmxon_at = 8, vmcs12_at = 16;
+    if (contradicts(format_at, format(*vendor_)))
+        return wrong(Cause::bad_value, "header/format");
+    if (contradicts(size_at, size))
+        return wrong(Cause::bad_value, "header/size");
+    put_default(format_at, format(*vendor_));
+    put_default(size_at, size);
+    if (vmx) {
+        put_default(vmxon_at, uapi::no_address);
+        put_default(vmcs12_at, uapi::no_address);
+        if (has(Part::vmcs12) || has(Part::shadow_vmcs12))
+            put_default(uapi::header_size, uapi::vmcs12_revision);
+    }
+    auto state = NestedStateBuffer::parse(std::span{state_}.first(size));
+    if (!state)
+        return std::unexpected{JsonError{.cause = Cause::refused, .where = {}, .refused = state.error()}};
+    return *state;
+}
+
+} // namespace
+
+std::string to_json(std::span<const std::byte> state, const JsonOptions& options) {
+    Document out;
+    out.open();
+    out.raw(version_key, std::to_string(version));
+    const auto parsed = NestedStateBuffer::parse(state);
+    for (const auto& part : PartsOfState{state}) {
+        if (part.part == Part::header) {
+            out.string("vendor",
+                       name(read(part.bytes, part.fields[1]) == Vmx::format ? VendorId::vmx : VendorId::svm));
+            out.string("phase", name(parsed ? parsed->phase() : Phase::unrecognised));
+        }
+        out.open(key_of(part.part));
+        for (const auto& field : part.fields)
+            if (options.zeros || !is_zero(part.bytes_of(field))
+                || (part.part == Part::header && field.group == FieldGroup::header))
+                write_field(out, part, field, options);
+        out.close();
+    }
+    out.close();
+    return std::move(out).take();
+}
+
+std::expected<NestedStateBuffer, JsonError> from_json(std::string_view text) {
+    Builder builder;
+    const bool complete = nlohmann::json::sax_parse(text, &builder);
+    return builder.finish(complete);
+}
+
+std::string JsonError::message() const {
+    constexpr auto causes = std::to_array<std::string_view>({
+        "this is not JSON",
+        "this is not the JSON form of a nested state",
+        "there is nothing of this name",
+        "this name is there twice",
+        "this is not a value that fits",
+        "no vCPU can be in this state",
+    });
+    std::string text{causes[std::min(static_cast<std::size_t>(cause), causes.size() - 1)]};
+    if (cause == Cause::syntax)
+        text += ", at byte " + std::to_string(offset);
+    if (!where.empty())
+        (text += ": ") += where;
+    if (refused)
+        (text += ": ") += refused->message().view();
+    return text;
+}
+
+} // namespace kvm
