@@ -125,6 +125,14 @@ void unarmed() {
     static_cast<void>(state);
 }
 
+auto field(const kvm::vmx::CurrentVmcs& view) {
+#ifdef unknown_field
+    return view.fields()["guest_ri"];
+#else
+    return view.fields()["guest_rip"];
+#endif
+}
+
 struct Throwing {
     kvm::IoctlResult operator()(int, unsigned long, void*) const
 #ifndef throwing_seam
