@@ -344,7 +344,7 @@ TEST_CASE("redacting leaks no value that it masks") {
         return seed | 0xf000'f000'f000'f000; // no pattern is short
     };
     std::size_t masked_fields = 0;
-    for (int round = 0; round < 50; ++round)
+    for (int round = 0; round < 10; ++round)
         for (const auto& empty : states) {
             const auto state = filled(empty, random);
             const auto open = text(state, {.fields = FieldsShown::all});
@@ -369,7 +369,7 @@ TEST_CASE("redacting leaks no value that it masks") {
                 }
             CHECK_FALSE(contains(redacted, " on: ")); // bytes of reserved places
         }
-    CHECK(masked_fields > 10000);
+    CHECK(masked_fields > 2000);
 }
 
 TEST_CASE("a value is explained by itself") {
