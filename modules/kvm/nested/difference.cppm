@@ -38,11 +38,11 @@ std::size_t difference(std::span<const std::byte> a, std::span<const std::byte> 
                        Receiver<const Difference&> receiver, const DifferenceOptions& options = {}) noexcept;
 
 /// The same as text, a line for each field: both values, and what changed in them.
-std::size_t difference(std::span<const std::byte> a, std::span<const std::byte> b, Sink sink,
+std::size_t difference(std::span<const std::byte> a, std::span<const std::byte> b, TextSink sink,
                        const DifferenceOptions& options = {}) noexcept;
 
 template <Vendor V>
-inline std::size_t difference(const NestedState<V>& a, const NestedState<V>& b, Sink sink,
+inline std::size_t difference(const NestedState<V>& a, const NestedState<V>& b, TextSink sink,
                               const DifferenceOptions& options = {}) noexcept {
     return difference(a.bytes(), b.bytes(), sink, options);
 }
@@ -52,7 +52,7 @@ inline std::size_t difference(const NestedState<V>& a, const NestedState<V>& b,
                               const DifferenceOptions& options = {}) noexcept {
     return difference(a.bytes(), b.bytes(), receiver, options);
 }
-inline std::size_t difference(const NestedStateBuffer& a, const NestedStateBuffer& b, Sink sink,
+inline std::size_t difference(const NestedStateBuffer& a, const NestedStateBuffer& b, TextSink sink,
                               const DifferenceOptions& options = {}) noexcept {
     return difference(a.bytes(), b.bytes(), sink, options);
 }

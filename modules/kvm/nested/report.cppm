@@ -74,26 +74,27 @@ struct ReportOptions {
 
 /// Tells what a state is: vendor, phase, where its VMCS or VMCB is, what L2 was about to do; then its fields
 /// by group. Bytes that are no state are no error: the text says why.
-void describe(std::span<const std::byte> state, Sink sink, const ReportOptions& options = {}) noexcept;
+void describe(std::span<const std::byte> state, TextSink sink, const ReportOptions& options = {}) noexcept;
 
 template <Vendor V>
-inline void describe(const NestedState<V>& state, Sink sink, const ReportOptions& options = {}) noexcept {
+inline void describe(const NestedState<V>& state, TextSink sink, const ReportOptions& options = {}) noexcept {
     describe(state.bytes(), sink, options);
 }
-inline void describe(const NestedStateBuffer& state, Sink sink, const ReportOptions& options = {}) noexcept {
+inline void describe(const NestedStateBuffer& state, TextSink sink,
+                     const ReportOptions& options = {}) noexcept {
     describe(state.bytes(), sink, options);
 }
 
 /// Tells all about the fields of that name: group, place, width, what KVM_SET_NESTED_STATE does with it, its
 /// value in `state`. Answers how many there are: a shadow vmcs12 has the same names as the vmcs12.
-std::size_t describe_field(std::span<const std::byte> state, std::string_view name, Sink sink,
+std::size_t describe_field(std::span<const std::byte> state, std::string_view name, TextSink sink,
                            const ReportOptions& options = {}) noexcept;
 
 /// Tells what the bits of a value are: "PE, ET, PG". Nothing where there is no more to say than the number.
-void explain(const Meaning& meaning, std::uint64_t value, Sink sink, bool redact = false) noexcept;
+void explain(const Meaning& meaning, std::uint64_t value, TextSink sink, bool redact = false) noexcept;
 
 /// The value of a field alone: "0x80050033", "4224", "masked, page-aligned".
-void write_value(const Field& field, std::span<const std::byte> bytes, Sink sink,
+void write_value(const Field& field, std::span<const std::byte> bytes, TextSink sink,
                  bool redact = false) noexcept;
 
 } // namespace kvm
@@ -103,7 +104,7 @@ namespace kvm::detail {
 /// Text with columns, to a sink.
 class Writer {
   public:
-    explicit constexpr Writer(Sink sink) noexcept : sink_{sink} {}
+    explicit constexpr Writer(TextSink sink) noexcept : sink_{sink} {}
 
     inline Writer& operator<<(std::string_view text) noexcept {
         if (!text.empty())
@@ -143,10 +144,10 @@ class Writer {
         column_ = 0;
         return *this;
     }
-    inline Sink sink() const noexcept { return sink_; }
+    inline TextSink sink() const noexcept { return sink_; }
 
   private:
-    Sink sink_;
+    TextSink sink_;
     std::size_t column_ = 0;
 };
 

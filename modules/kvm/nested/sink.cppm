@@ -31,7 +31,7 @@ class Receiver {
 };
 
 /// Takes text in pieces. A piece is part of a line, a line, or a few of them; lines end in '\n'.
-using Sink = Receiver<std::string_view>;
-static_assert(sizeof(Sink) == 2 * sizeof(void*));
+using TextSink = Receiver<std::string_view>;
+static_assert(sizeof(TextSink) == 2 * sizeof(void*));
 
 } // namespace kvm

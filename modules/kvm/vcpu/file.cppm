@@ -67,12 +67,12 @@ struct Section {
 
 /// Where encode() puts the bytes, piece by piece: std::expected<void, Error>(std::span<const std::byte>).
 /// Refers to the function, does not own it.
-class Sink {
+class ByteSink {
   public:
     template <class F>
-        requires(!std::is_same_v<std::remove_cvref_t<F>, Sink>
+        requires(!std::is_same_v<std::remove_cvref_t<F>, ByteSink>
                  && std::is_invocable_r_v<std::expected<void, Error>, F&, std::span<const std::byte>>)
-    constexpr Sink(F&& function) noexcept
+    constexpr ByteSink(F&& function) noexcept
         : function_{const_cast<void*>(static_cast<const void*>(std::addressof(function)))},
           call_{[](void* object, std::span<const std::byte> bytes) -> std::expected<void, Error> {
               return (*static_cast<std::remove_reference_t<F>*>(object))(bytes);
@@ -90,7 +90,7 @@ class Sink {
 /// Writes the file form. Nothing is written if the state has none.
 /// @return Errc::no_state, Errc::wrong_vendor, Errc::malformed_section (detail: the type), or what the sink
 ///         said
-[[nodiscard]] std::expected<void, Error> encode(const VcpuState& state, Sink sink,
+[[nodiscard]] std::expected<void, Error> encode(const VcpuState& state, ByteSink sink,
                                                 std::span<const Section> callers = {});
 
 /// A state and the caller's sections, in the order of the file. Their bytes are those of the input.

@@ -123,7 +123,7 @@ std::size_t difference(std::span<const std::byte> a, std::span<const std::byte> 
     return count == 0 && a.size() != b.size() ? 1 : count;
 }
 
-std::size_t difference(std::span<const std::byte> a, std::span<const std::byte> b, Sink sink,
+std::size_t difference(std::span<const std::byte> a, std::span<const std::byte> b, TextSink sink,
                        const DifferenceOptions& options) noexcept {
     Writer out{sink};
     return difference(

@@ -192,12 +192,12 @@ void write_meaning(Writer& out, const Meaning& meaning, std::uint64_t value, boo
 
 } // namespace detail
 
-void explain(const Meaning& meaning, std::uint64_t value, Sink sink, bool redact) noexcept {
+void explain(const Meaning& meaning, std::uint64_t value, TextSink sink, bool redact) noexcept {
     detail::Writer out{sink};
     detail::write_meaning(out, meaning, value, redact, "");
 }
 
-void write_value(const Field& field, std::span<const std::byte> bytes, Sink sink, bool redact) noexcept {
+void write_value(const Field& field, std::span<const std::byte> bytes, TextSink sink, bool redact) noexcept {
     detail::Writer out{sink};
     detail::write_value(out, field, bytes, redact);
 }

@@ -538,7 +538,7 @@ void PartsOfState::add(Part part, std::size_t begin, std::span<const std::byte> 
     parts_[count_++] = {part, static_cast<std::uint16_t>(begin), bytes, fields};
 }
 
-void describe(std::span<const std::byte> state, Sink sink, const ReportOptions& options) noexcept {
+void describe(std::span<const std::byte> state, TextSink sink, const ReportOptions& options) noexcept {
     Writer out{sink};
     const auto what = detail::recognise(state);
     const PartsOfState parts{state};
@@ -555,7 +555,7 @@ void describe(std::span<const std::byte> state, Sink sink, const ReportOptions& 
         write_ranges(out, state, options.redact);
 }
 
-std::size_t describe_field(std::span<const std::byte> state, std::string_view wanted, Sink sink,
+std::size_t describe_field(std::span<const std::byte> state, std::string_view wanted, TextSink sink,
                            const ReportOptions& options) noexcept {
     Writer out{sink};
     std::size_t found = 0;

@@ -145,7 +145,7 @@ FileHeader header_of(const VcpuState& state, std::span<const Piece> pieces) {
     return header;
 }
 
-Result write_piece(const Piece& piece, const Sink& sink) {
+Result write_piece(const Piece& piece, const ByteSink& sink) {
     constexpr std::array<std::byte, alignment> zeroes{};
     SectionHeader header{.type = piece.type,
                          .flags = piece.flags,
@@ -324,7 +324,7 @@ Result check_whole(const VcpuState& state, const Offsets& offsets) {
 
 } // namespace
 
-std::expected<void, Error> encode(const VcpuState& state, Sink sink, std::span<const Section> callers) {
+std::expected<void, Error> encode(const VcpuState& state, ByteSink sink, std::span<const Section> callers) {
     if (state.nested.is_empty())
         return refuse(Errc::no_state, 0);
     if (state.nested.vendor() != state.vendor)
