@@ -64,6 +64,8 @@ enum class FieldsShown : std::uint8_t {
 };
 
 struct ReportOptions {
+    /// What the state is, in about ten lines.
+    bool first_screen = true;
     FieldsShown fields = FieldsShown::non_zero;
     /// The guest memory that the state refers to.
     bool ranges = true;

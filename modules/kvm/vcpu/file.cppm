@@ -112,6 +112,10 @@ struct ParsedFile {
 [[nodiscard]] std::expected<void, Error> write_file(const char* path, const VcpuState& state,
                                                     std::span<const Section> callers = {});
 
+/// The same for any bytes: a raw nested state, guest memory.
+/// @return Errc::file_system with its errno
+[[nodiscard]] std::expected<void, Error> write_file(const char* path, std::span<const std::byte> bytes);
+
 /// The bytes of a regular file of at most `limit` bytes.
 /// @return Errc::file_system with its errno; EFBIG where the file is larger, EINVAL where it is not regular
 [[nodiscard]] std::expected<std::vector<std::byte>, Error>

@@ -503,6 +503,15 @@ void write_first_line(Writer& out, std::size_t size, const detail::Recognised& w
     }
 }
 
+void write_first_screen(Writer& out, std::span<const std::byte> state, const PartsOfState& parts,
+                        bool redact) noexcept {
+    const auto what = detail::recognise(state);
+    write_first_line(out, state.size(), what);
+    if (what.phase)
+        visit_phase<Any>(*what.phase, what.header, state.subspan(uapi::header_size), Screen{out, redact});
+    write_remarks(out, state, parts);
+}
+
 } // namespace
 
 std::string_view name(Part part) noexcept {
@@ -540,13 +549,9 @@ void PartsOfState::add(Part part, std::size_t begin, std::span<const std::byte> 
 
 void describe(std::span<const std::byte> state, TextSink sink, const ReportOptions& options) noexcept {
     Writer out{sink};
-    const auto what = detail::recognise(state);
     const PartsOfState parts{state};
-    write_first_line(out, state.size(), what);
-    if (what.phase)
-        visit_phase<Any>(*what.phase, what.header, state.subspan(uapi::header_size),
-                         Screen{out, options.redact});
-    write_remarks(out, state, parts);
+    if (options.first_screen)
+        write_first_screen(out, state, parts, options.redact);
     if (options.fields != FieldsShown::none)
         for (const auto& section : sections)
             for (const auto& part : parts)

@@ -107,21 +107,32 @@ Result sync_folder(const Descriptor& folder) {
     return failed(errno);
 }
 
-} // namespace
-
-std::expected<void, Error> write_file(const char* path, const VcpuState& state,
-                                      std::span<const Section> callers) {
+/// A file whole or not at all; `write` puts the bytes into the temporary one.
+template <class Write>
+Result replace_file(const char* path, Write write) {
     // Before anything is written: a folder that cannot be synced later is no place for it.
     const Descriptor folder{::open(folder_of(path).c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC)};
     if (!folder)
         return failed(errno);
     Temporary temporary{path};
-    const auto write = [&](std::span<const std::byte> bytes) { return temporary.write(bytes); };
     return temporary.opened()
-        .and_then([&] { return encode(state, write, callers); })
+        .and_then([&] { return write(temporary); })
         .and_then([&] { return temporary.sync(); })
         .and_then([&] { return temporary.rename_to(path); })
         .and_then([&] { return sync_folder(folder); });
+}
+
+} // namespace
+
+std::expected<void, Error> write_file(const char* path, const VcpuState& state,
+                                      std::span<const Section> callers) {
+    return replace_file(path, [&](Temporary& file) {
+        return encode(state, [&](std::span<const std::byte> bytes) { return file.write(bytes); }, callers);
+    });
+}
+
+std::expected<void, Error> write_file(const char* path, std::span<const std::byte> bytes) {
+    return replace_file(path, [&](Temporary& file) { return file.write(bytes); });
 }
 
 std::expected<std::vector<std::byte>, Error> read_file(const char* path, std::size_t limit) {

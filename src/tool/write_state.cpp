@@ -1,0 +1,30 @@
+// SPDX-License-Identifier: MIT
+#include "write_state.hpp"
+
+#include "output.hpp"
+
+#include <cstring>
+#include <print>
+#include <unistd.h>
+
+import kvm.vcpu;
+
+namespace kvm::tool {
+
+int write_state(const std::string& path, Bytes state) {
+    if (path == "-") {
+        if (::isatty(STDOUT_FILENO) != 0)
+            return complain("standard output", {"a raw state is nothing for a terminal", std::nullopt,
+                                                "name a file with -o, or send it through a pipe"});
+        Output out;
+        out << std::string_view{reinterpret_cast<const char*>(state.data()), state.size()};
+        return out.flush(fine);
+    }
+    if (const auto written = write_file(path.c_str(), state); !written)
+        return complain(path, {std::strerror(written.error().error_number), std::nullopt,
+                               "name another file with -o; nothing was written"});
+    std::println(stderr, "kvm-nested: wrote {}: {}", path, summary(state).view());
+    return fine;
+}
+
+} // namespace kvm::tool
