@@ -75,8 +75,8 @@ void add_diff(CLI::App& program, Command& chosen) {
     auto* command =
         program.add_subcommand("diff", "which fields differ between two states, with both values");
     auto arguments = std::make_shared<Diff>();
-    command->add_option("A", arguments->a, "an input; - is standard input")->required();
-    command->add_option("B", arguments->b, "another one")->required();
+    command->add_option("A", arguments->a, "an input; - is standard input")->type_name("")->required();
+    command->add_option("B", arguments->b, "another one")->type_name("")->required();
     add_vcpu_option(*command, arguments->vcpu);
     command->add_flag(
         "--all", arguments->all,

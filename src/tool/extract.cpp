@@ -36,7 +36,7 @@ void add_extract(CLI::App& program, Command& chosen) {
     auto* command = program.add_subcommand(
         "extract", "write the raw state of one vCPU, as KVM_SET_NESTED_STATE takes it");
     auto arguments = std::make_shared<Extract>();
-    command->add_option("FILE", arguments->file, "an input; - is standard input")->required();
+    command->add_option("FILE", arguments->file, "an input; - is standard input")->type_name("")->required();
     add_vcpu_option(*command, arguments->vcpu);
     command
         ->add_option("-o,--output", arguments->output,

@@ -64,7 +64,7 @@ int Output::flush(int status) {
 
 int complain(std::string_view about, const Trouble& trouble) {
     const bool colour = has_colour(STDERR_FILENO);
-    std::print(stderr, "{}kvm-nested: {}: ", colour ? red : "", about);
+    std::print(stderr, "{}kvm-nested: {}: ", colour ? red : "", about == "-" ? "standard input" : about);
     if (trouble.offset)
         std::print(stderr, "offset {}: ", *trouble.offset);
     std::println(stderr, "{}{}", trouble.reason, colour ? plain : "");

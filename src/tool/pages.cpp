@@ -53,7 +53,7 @@ void add_pages(CLI::App& program, Command& chosen) {
     auto* command =
         program.add_subcommand("pages", "the guest memory that a state refers to, and what KVM does with it");
     auto arguments = std::make_shared<Pages>();
-    command->add_option("FILE", arguments->files, "inputs; - is standard input")->required();
+    command->add_option("FILE", arguments->files, "inputs; - is standard input")->type_name("")->required();
     add_vcpu_option(*command, arguments->vcpu);
     command->footer("None of this memory is in a nested state: it has to be carried with it. KVM writes to "
                     "it behind the back\n"

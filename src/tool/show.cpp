@@ -30,11 +30,9 @@ void show_surroundings(Output& out, const FoundState& state, bool redact) {
     if (const auto& registers = state.registers) {
         const bool l2 = !state.bytes.empty()
                         && (std::to_integer<unsigned>(state.bytes[0]) & uapi::state_flag::guest_mode);
-        out << std::format(
-            "  {:16}RIP {}, RSP {}, CR3 {}, RFLAGS {} (of the same vCPU, beside its nested state)\n",
-            l2 ? "L2's registers" : "L1's registers", in_hexadecimal(registers->rip, redact),
-            in_hexadecimal(registers->rsp, redact), in_hexadecimal(registers->cr3, redact),
-            in_hexadecimal(registers->rflags, redact));
+        out << std::format("  {:16}{} RIP {}, RSP {}, CR3 {}, RFLAGS {}\n", "beside it", l2 ? "L2's" : "L1's",
+                           in_hexadecimal(registers->rip, redact), in_hexadecimal(registers->rsp, redact),
+                           in_hexadecimal(registers->cr3, redact), in_hexadecimal(registers->rflags, redact));
     }
     for (const auto& note : state.notes)
         out << std::format("  {:16}{}\n", "note", note);
@@ -113,7 +111,7 @@ int show(const Show& arguments) {
 void add_show(CLI::App& program, Command& chosen) {
     auto* command = program.add_subcommand("show", "what a nested state is, and its fields by name");
     auto arguments = std::make_shared<Show>();
-    command->add_option("FILE", arguments->files, "inputs; - is standard input")->required();
+    command->add_option("FILE", arguments->files, "inputs; - is standard input")->type_name("")->required();
     add_vcpu_option(*command, arguments->vcpu);
     command->add_flag("--brief", arguments->brief, "the first screen alone");
     command->add_flag("--all", arguments->all, "name the fields that are zero, too");
