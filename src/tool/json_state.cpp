@@ -20,10 +20,10 @@ Reading read_json_state(Bytes input) {
     const auto state = from_json({reinterpret_cast<const char*>(input.data()), input.size()});
     if (!state) {
         const auto& error = state.error();
-        return std::unexpected{
-            Trouble{error.message(),
-                    error.cause == JsonError::Cause::syntax ? std::optional{error.offset} : std::nullopt,
-                    "kvm-nested show --json FILE prints a state as this program reads it"}};
+        const bool syntax = error.cause == JsonError::Cause::syntax;
+        return std::unexpected{Trouble{syntax ? "this is not JSON" : error.message(),
+                                       syntax ? std::optional{error.offset} : std::nullopt,
+                                       "kvm-nested show --json FILE prints a state as this program reads it"}};
     }
     const auto bytes = state->bytes();
     return Contents{"JSON of kvm-nested", {{.bytes = {bytes.begin(), bytes.end()}}}};

@@ -30,7 +30,8 @@ void add_make(CLI::App& program, Command& chosen) {
     auto* command = program.add_subcommand("make", "make a raw state from JSON");
     auto arguments = std::make_shared<Make>();
     command->add_option("FILE", arguments->file, "JSON as show --json prints it; - is standard input")
-        ->type_name("")->required();
+        ->type_name("")
+        ->required();
     command
         ->add_option("-o,--output", arguments->output,
                      "where to; - is standard output. A file gets mode 0600")

@@ -1,0 +1,203 @@
+// SPDX-License-Identifier: MIT
+//
+// The program as a person or a script meets it: what it prints where, and how it ends.
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <filesystem>
+#include <format>
+#include <fstream>
+#include <string>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <doctest/doctest.h>
+
+import unit.support;
+
+namespace {
+
+using unit::Bytes;
+using unit::SvmBlob;
+using unit::VmxBlob;
+
+struct Result {
+    int status;
+    std::string text; ///< standard output, then standard error
+};
+
+/// Runs a shell's command in which $K is the program.
+Result shell(const std::string& command) {
+    const char* program = std::getenv("KVM_NESTED_PROGRAM"); // ctest sets it
+    REQUIRE(program != nullptr);
+    ::setenv("K", program, 1);
+    ::setenv("NO_COLOR", "1", 1);
+    auto* pipe = ::popen(("{ " + command + "; } 2>&1").c_str(), "r");
+    REQUIRE(pipe != nullptr);
+    Result result{};
+    char buffer[4096];
+    for (std::size_t got; (got = std::fread(buffer, 1, sizeof buffer, pipe)) > 0;)
+        result.text.append(buffer, got);
+    const int status = ::pclose(pipe);
+    result.status = WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
+    return result;
+}
+
+/// A folder that vanishes, and is the current one as long as it is there.
+class Folder {
+  public:
+    Folder()
+        : before_{std::filesystem::current_path()},
+          path_{std::filesystem::temp_directory_path() / "unit-tool.XXXXXX"} {
+        REQUIRE(::mkdtemp(path_.data()) != nullptr);
+        std::filesystem::current_path(path_);
+    }
+    ~Folder() {
+        std::filesystem::current_path(before_);
+        std::error_code ignored;
+        std::filesystem::remove_all(path_, ignored);
+    }
+
+  private:
+    std::filesystem::path before_;
+    std::string path_;
+};
+
+void write(const std::string& path, const Bytes& bytes) {
+    std::ofstream{path, std::ios::binary}.write(reinterpret_cast<const char*>(bytes.data()),
+                                                static_cast<std::streamsize>(bytes.size()));
+}
+
+Bytes svm_l2(std::uint64_t rip = 0x1234) {
+    auto bytes = SvmBlob{.flags = 0x101, .vmcb12_pa = 0x3000, .size = 4224}.bytes();
+    unit::put(bytes, 128 + 0x578, rip);
+    return bytes;
+}
+
+TEST_CASE("show begins with what it is, whatever it is") {
+    const Folder folder;
+    write("a", svm_l2());
+    write("b", VmxBlob{.vmxon_pa = 0x1000});
+    const auto both = shell("$K show --brief a b -< a");
+    CHECK(both.status == 0);
+    CHECK(
+        both.text.starts_with("a: vCPU 0, raw bytes of KVM_GET_NESTED_STATE\nSVM, L2 active, 4224 bytes\n"));
+    CHECK(both.text.contains(
+        "\n\nb: vCPU 0, raw bytes of KVM_GET_NESTED_STATE\nVMX, VMXON, no current VMCS, 128 bytes\n"));
+    CHECK(both.text.contains("\n\nstandard input: vCPU 0, "));
+    CHECK(shell("$K show a").text.contains("+0x578   rip                            0x1234\n"));
+    CHECK(shell("$K show --field rip a").text.contains("value                0x1234\n"));
+}
+
+TEST_CASE("show goes on with the next file, and its status tells") {
+    const Folder folder;
+    write("a", svm_l2());
+    const auto some = shell("$K show --brief nothing a");
+    CHECK(some.status == 2);
+    CHECK(some.text.contains("kvm-nested: nothing: No such file or directory\n"));
+    CHECK(some.text.contains("SVM, L2 active"));
+    CHECK(shell("$K show .").text.contains("Is a directory"));
+    CHECK(shell("$K show --field no_such_field a").status == 2);
+    CHECK(shell("$K show --vcpu 7 a").text
+          == "kvm-nested: a: there is no vCPU 7 in it\n  next: it has these: 0\n");
+}
+
+TEST_CASE("a state that no vCPU can be in is shown, and is trouble") {
+    const Folder folder;
+    auto bytes = svm_l2();
+    unit::put(bytes, 0, std::uint16_t{0x103f});
+    write("a", bytes);
+    const auto shown = shell("$K show a");
+    CHECK(shown.status == 2);
+    CHECK(shown.text.contains("no vCPU can be in this state"));
+    CHECK(shown.text.contains("offset 0: "));
+    CHECK(shown.text.contains("vmcb_pa"));
+}
+
+TEST_CASE("redacting leaves no address and no register") {
+    const Folder folder;
+    write("a", svm_l2(0x123456789abc));
+    CHECK(shell("$K show --all a").text.contains("123456789abc"));
+    CHECK(!shell("$K show --all --redact a").text.contains("123456789abc"));
+    CHECK(!shell("$K show --all --json --redact a").text.contains("123456789abc"));
+    write("b", svm_l2(0x1111222233));
+    CHECK(!shell("$K diff --redact a b").text.contains("1111222233"));
+}
+
+TEST_CASE("diff ends as diff does") {
+    const Folder folder;
+    write("a", svm_l2(0x1000));
+    write("b", svm_l2(0x2000));
+    write("c", SvmBlob{});
+    CHECK(shell("$K diff a a").status == 0);
+    CHECK(shell("$K diff a a").text.empty());
+    const auto different = shell("$K diff a b");
+    CHECK(different.status == 1);
+    CHECK(different.text == "VMCB rip: 0x1000 -> 0x2000  (L1's)\n");
+    CHECK(shell("$K diff --quiet a b").text.empty());
+    CHECK(shell("$K diff --quiet a b").status == 1);
+    CHECK(shell("$K diff a c").status == 1);
+    CHECK(shell("$K diff a nothing").status == 2);
+    CHECK(shell("$K diff a").status == 2);
+}
+
+TEST_CASE("extract and make write a file that only its owner reads, or nothing") {
+    const Folder folder;
+    auto bytes = svm_l2();
+    write("raw", bytes);
+    bytes.resize(8320);
+    write("slack", bytes);
+    CHECK(shell("umask 0; $K extract -o cut slack && cmp cut raw").status == 0);
+    struct stat status{};
+    REQUIRE(::stat("cut", &status) == 0);
+    CHECK((status.st_mode & 0777) == 0600);
+    CHECK(shell("$K show --json raw > json && $K make -o made json && $K diff made raw").status == 0);
+    CHECK(shell("$K show --json raw | $K make -o - - | $K diff - raw").status == 0);
+    CHECK(shell("$K make -o other raw").status == 2);
+    CHECK(shell("echo '{' | $K make -o other -").status == 2);
+    CHECK(!std::filesystem::exists("other"));
+    CHECK(shell("$K extract -o nowhere/other raw").text.contains("nothing was written"));
+}
+
+TEST_CASE("pages lists what the state refers to") {
+    const Folder folder;
+    write("a", svm_l2());
+    write("b", SvmBlob{});
+    const auto listed = shell("$K pages a b");
+    CHECK(listed.status == 0);
+    CHECK(listed.text.contains("0x0000000000003000    4096      1  written           vmcb12\n"));
+    CHECK(listed.text.contains("no guest memory is referred to"));
+}
+
+TEST_CASE("no argument is wrong without a word on what is right") {
+    CHECK(shell("$K --version").text.starts_with("kvm-nested "));
+    CHECK(shell("$K --help").status == 0);
+    for (const auto* command : {"show", "diff", "pages", "extract", "make", "probe"}) {
+        const auto help = shell(std::format("$K {} --help", command));
+        CHECK(help.status == 0);
+        CHECK(help.text.contains("Example:\n  kvm-nested "));
+    }
+    for (const auto* wrong : {"", "show", "show --nonsense x", "nonsense", "extract x"}) {
+        const auto said = shell(std::format("$K {}", wrong));
+        CHECK(said.status == 2);
+        CHECK(said.text.contains("help"));
+    }
+}
+
+TEST_CASE("a reader that goes away is no trouble, a full disk is") {
+    const Folder folder;
+    write("a", svm_l2());
+    CHECK(shell("trap '' PIPE; { $K show --all a; echo status $? >&2; } | true").text == "status 0\n");
+    CHECK(shell("$K show a > /dev/full").text.contains("No space left on device"));
+    CHECK(shell("$K show a > /dev/full").status == 2);
+}
+
+TEST_CASE("probe says why there is nothing") {
+    const auto nothing = shell("$K probe --device /nothing");
+    CHECK(nothing.status == 2);
+    CHECK(nothing.text.contains("/nothing: No such file or directory\n  next: load kvm_intel or kvm_amd"));
+    CHECK(shell("$K probe --device /dev/null").status == 2);
+}
+
+} // namespace
