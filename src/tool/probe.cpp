@@ -202,11 +202,11 @@ int probe(const Probe& arguments) {
         return complain(arguments.device, cannot_open(errno));
 
     Output out;
-    utsname kernel{};
+    utsname kernel{}; // char arrays: as C strings, without what is behind their ends
     ::uname(&kernel);
     const auto host = Host<Any>::probe(SystemFd{system.get()});
     if (!host) {
-        out.heading(std::format("Linux {}: no nested states here", kernel.release));
+        out.heading(std::format("Linux {}: no nested states here", static_cast<const char*>(kernel.release)));
         out << std::format("  {:10} {}\n", "why", description(host.error().code));
         for (const auto vendor : {VendorId::vmx, VendorId::svm})
             if (const auto says = module_says(vendor); says.contains('='))
@@ -218,7 +218,7 @@ int probe(const Probe& arguments) {
             out << "  next       load the module with nested=1\n";
         return out.flush(an_answer ? differs : in_trouble);
     }
-    out.heading(std::format("Linux {}: nested states of {}", kernel.release, name(host->vendor())));
+    out.heading(std::format("Linux {}: nested states of {}", static_cast<const char*>(kernel.release), name(host->vendor())));
     out << std::format("  {:10} {}\n", "module", module_says(host->vendor()));
     out << std::format("  {:10} {} bytes (KVM_CAP_NESTED_STATE)\n", "capacity",
                        system.extension(KVM_CAP_NESTED_STATE));
