@@ -117,8 +117,8 @@ inline constexpr std::uint32_t load_debug_controls = 1u << 2, ia32e_guest = 1u <
 
 namespace msr {
 inline constexpr std::uint32_t feature_control = 0x3a, basic = 0x480, misc = 0x485, cr0_fixed0 = 0x486,
-                               cr4_fixed0 = 0x488, cr4_fixed1 = 0x489, secondary = 0x48b, ept_vpid = 0x48c,
-                               pin = 0x48d, primary = 0x48e, exit = 0x48f, entry = 0x490,
+                               cr4_fixed0 = 0x488, cr4_fixed1 = 0x489, vmcs_enum = 0x48a, secondary = 0x48b,
+                               ept_vpid = 0x48c, pin = 0x48d, primary = 0x48e, exit = 0x48f, entry = 0x490,
                                vm_functions = 0x491;
 }
 
