@@ -19,10 +19,6 @@ std::string numbers_of(const std::vector<FoundState>& states) {
 
 } // namespace
 
-void add_vcpu_option(CLI::App& command, std::optional<unsigned>& vcpu) {
-    command.add_option("--vcpu", vcpu, "only that vCPU, as the input counts them")->type_name("N");
-}
-
 std::optional<Contents> states_of(const std::string& path, std::optional<unsigned> vcpu) {
     auto contents = read_input(path);
     if (!contents) {

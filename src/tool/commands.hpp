@@ -1,33 +1,68 @@
 // SPDX-License-Identifier: MIT
 //
-// The commands of kvm-nested, a file for each. Each declares its arguments and what happens when it is
-// called.
+// The commands of kvm-nested, a file for each: what a person asked for, and what answers it. Each run()
+// returns the program's exit status.
 #pragma once
 #include "reader.hpp"
 
-#include <CLI/CLI.hpp>
-#include <functional>
 #include <optional>
 #include <string>
 #include <vector>
 
 namespace kvm::tool {
 
-/// What a chosen command leaves behind to be run: its exit status is the program's.
-using Command = std::function<int()>;
+/// What states are, and their fields.
+struct Show {
+    std::vector<std::string> files;
+    std::vector<std::string> fields;
+    std::optional<unsigned> vcpu;
+    bool brief = false; ///< the first screen alone
+    bool all = false;   ///< name the fields that are zero, too
+    bool json = false;
+    bool redact = false;
+};
+int run(const Show& arguments);
 
-void add_show(CLI::App& program, Command& chosen);
-void add_diff(CLI::App& program, Command& chosen);
-void add_pages(CLI::App& program, Command& chosen);
-void add_extract(CLI::App& program, Command& chosen);
-void add_make(CLI::App& program, Command& chosen);
-void add_probe(CLI::App& program, Command& chosen);
+/// Which fields differ. 0: none, 1: at least one.
+struct Diff {
+    std::string a, b;
+    std::optional<unsigned> vcpu;
+    bool all = false; ///< what KVM may rewrite counts, too
+    bool redact = false;
+    bool quiet = false;
+};
+int run(const Diff& arguments);
+
+/// The guest memory that states refer to.
+struct Pages {
+    std::vector<std::string> files;
+    std::optional<unsigned> vcpu;
+};
+int run(const Pages& arguments);
+
+/// The raw state of one vCPU, to a file.
+struct Extract {
+    std::string file;
+    std::optional<unsigned> vcpu;
+    std::string output;
+};
+int run(const Extract& arguments);
+
+/// A raw state from JSON.
+struct Make {
+    std::string file;
+    std::string output;
+};
+int run(const Make& arguments);
+
+/// What this host's KVM offers. 0: it nests, 1: it does not.
+struct Probe {
+    std::string device = "/dev/kvm";
+};
+int run(const Probe& arguments);
 
 // --- what several of them share
 // ------------------------------------------------------------------------------------
-
-/// "--vcpu N".
-void add_vcpu_option(CLI::App& command, std::optional<unsigned>& vcpu);
 
 /// The states of an input, or of one vCPU in it; complains where there are none.
 std::optional<Contents> states_of(const std::string& path, std::optional<unsigned> vcpu);

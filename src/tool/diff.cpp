@@ -4,18 +4,9 @@
 
 #include <algorithm>
 #include <format>
-#include <memory>
 
 namespace kvm::tool {
 namespace {
-
-struct Diff {
-    std::string a, b;
-    std::optional<unsigned> vcpu;
-    bool all = false;
-    bool redact = false;
-    bool quiet = false;
-};
 
 /// How many fields differ. A vCPU that is not there, or has no nested state, differs from one that has.
 std::size_t diff_states(Output& out, const Diff& arguments, const FoundState& a, const FoundState& b) {
@@ -41,7 +32,9 @@ std::vector<unsigned> vcpus_of(const Contents& a, const Contents& b) {
     return all;
 }
 
-int diff(const Diff& arguments) {
+} // namespace
+
+int run(const Diff& arguments) {
     auto a = states_of(arguments.a, arguments.vcpu), b = states_of(arguments.b, arguments.vcpu);
     if (!a || !b)
         return in_trouble;
@@ -67,26 +60,6 @@ int diff(const Diff& arguments) {
         differing += count;
     }
     return arguments.quiet ? (differing != 0 ? differs : fine) : out.flush(differing != 0 ? differs : fine);
-}
-
-} // namespace
-
-void add_diff(CLI::App& program, Command& chosen) {
-    auto* command =
-        program.add_subcommand("diff", "which fields differ between two states, with both values");
-    auto arguments = std::make_shared<Diff>();
-    command->add_option("A", arguments->a, "an input; - is standard input")->type_name("")->required();
-    command->add_option("B", arguments->b, "another one")->type_name("")->required();
-    add_vcpu_option(*command, arguments->vcpu);
-    command->add_flag(
-        "--all", arguments->all,
-        "count what KVM may rewrite between saving and restoring, too: launch_state, clean bits and "
-        "the like");
-    command->add_flag("--redact", arguments->redact, "mask addresses and registers, for a bug report");
-    command->add_flag("-q,--quiet", arguments->quiet, "only the exit status");
-    command->footer("Exit status: 0 if they are the same, 1 if they differ, 2 in trouble.\n\n"
-                    "Example:\n  kvm-nested diff yesterday.state today.state");
-    command->callback([arguments, &chosen] { chosen = [arguments] { return diff(*arguments); }; });
 }
 
 } // namespace kvm::tool

@@ -22,7 +22,8 @@ namespace {
 constexpr std::size_t most_from_pipe = std::size_t{1} << 30; // bytes
 
 std::unexpected<Trouble> system_trouble(int error_number) {
-    return std::unexpected{Trouble{std::strerror(error_number), std::nullopt, "check the name, and who may read it"}};
+    return std::unexpected{
+        Trouble{std::strerror(error_number), std::nullopt, "check the name, and who may read it"}};
 }
 
 class Descriptor {
@@ -83,7 +84,8 @@ Reading read_pipe(int fd) {
 
 Reading read_any(Bytes input) {
     if (input.empty())
-        return std::unexpected{Trouble{"there are no bytes in it", 0, "see whether what wrote it has failed"}};
+        return std::unexpected{
+            Trouble{"there are no bytes in it", 0, "see whether what wrote it has failed"}};
     if (is_vcpu_file(input))
         return read_vcpu_file(input);
     if (is_qemu_stream(input))

@@ -21,9 +21,10 @@ Reading read_json_state(Bytes input) {
     if (!state) {
         const auto& error = state.error();
         const bool syntax = error.cause == JsonError::Cause::syntax;
-        return std::unexpected{Trouble{syntax ? "this is not JSON" : error.message(),
-                                       syntax ? std::optional{error.offset} : std::nullopt,
-                                       "kvm-nested show --json FILE prints a state as this program reads it"}};
+        return std::unexpected{
+            Trouble{syntax ? "this is not JSON" : error.message(),
+                    syntax ? std::optional{error.offset} : std::nullopt,
+                    "kvm-nested show --json FILE prints a state as this program reads it"}};
     }
     const auto bytes = state->bytes();
     return Contents{"JSON of kvm-nested", {{.bytes = {bytes.begin(), bytes.end()}}}};

@@ -1,36 +1,160 @@
 // SPDX-License-Identifier: MIT
 //
-// kvm-nested: looks into nested states, wherever they are kept.
+// kvm-nested: looks into nested states, wherever they are kept. Here is what can be said on its command line.
 #include "commands.hpp"
 #include "output.hpp"
 
+#include <CLI/CLI.hpp>
 #include <exception>
+#include <functional>
+#include <memory>
+
+namespace {
+
+using namespace kvm::tool;
+
+/// The program's command line, and what it has chosen.
+class CommandLine {
+  public:
+    CommandLine() {
+        program_.name("kvm-nested");
+        program_.set_version_flag("--version", "kvm-nested " KVM_NESTED_VERSION);
+        program_.require_subcommand(1);
+        program_.footer("Inputs are raw bytes of KVM_GET_NESTED_STATE, kvm.vcpu files, QEMU migration "
+                        "streams, libvirt save\n"
+                        "images, the state.json of Cloud Hypervisor snapshots, and JSON of show --json; - is "
+                        "standard input.\n\n"
+                        "Example:\n  kvm-nested show failed-migration.state\n\n"
+                        "kvm-nested COMMAND --help says more; so does the manual page kvm-nested(1).");
+        add_show();
+        add_diff();
+        add_pages();
+        add_extract();
+        add_make();
+        add_probe();
+    }
+
+    /// Runs what was asked for.
+    int run(int argc, char** argv) {
+        try {
+            program_.parse(argc, argv);
+            return chosen_();
+        } catch (const CLI::ParseError& error) {
+            return program_.exit(error) == 0 ? fine : in_trouble; // help and version are errors to CLI11
+        }
+    }
+
+  private:
+    /// A command whose arguments are a `Request`, which run() takes.
+    template <class Request>
+    CLI::App& add(const char* name, const char* description, const char* footer,
+                  std::shared_ptr<Request> request) {
+        auto* command = program_.add_subcommand(name, description);
+        command->footer(footer);
+        command->callback([this, request] { chosen_ = [request] { return kvm::tool::run(*request); }; });
+        return *command;
+    }
+    static void add_input(CLI::App& command, std::string& file) {
+        command.add_option("FILE", file, "an input")->type_name("")->required();
+    }
+    static void add_inputs(CLI::App& command, std::vector<std::string>& files) {
+        command.add_option("FILE", files, "one input or more")->type_name("")->required();
+    }
+    static void add_vcpu(CLI::App& command, std::optional<unsigned>& vcpu) {
+        command.add_option("--vcpu", vcpu, "only that vCPU, as the input counts them")->type_name("N");
+    }
+    static void add_redact(CLI::App& command, bool& redact) {
+        command.add_flag("--redact", redact, "mask addresses and registers, for a bug report");
+    }
+    static void add_output(CLI::App& command, std::string& path) {
+        command.add_option("-o,--output", path, "where to; - is standard output. A file gets mode 0600")
+            ->type_name("RAW")
+            ->required();
+    }
+
+    void add_show() {
+        const auto request = std::make_shared<Show>();
+        auto& command = add(
+            "show", "what a nested state is, and its fields by name",
+            "Example:\n  kvm-nested show --field guest_cr3 --field exit_qualification failed.state", request);
+        add_inputs(command, request->files);
+        add_vcpu(command, request->vcpu);
+        command.add_flag("--brief", request->brief, "the first screen alone");
+        command.add_flag("--all", request->all, "name the fields that are zero, too");
+        command.add_option("--field", request->fields, "all about that field; may be repeated")
+            ->type_name("NAME")
+            ->allow_extra_args(false);
+        command.add_flag("--json", request->json, "as JSON, which make turns back into the same state");
+        add_redact(command, request->redact);
+    }
+    void add_diff() {
+        const auto request = std::make_shared<Diff>();
+        auto& command = add("diff", "which fields differ between two states, with both values",
+                            "Exit status: 0 if they are the same, 1 if they differ, 2 in trouble.\n\n"
+                            "Example:\n  kvm-nested diff yesterday.state today.state",
+                            request);
+        command.add_option("A", request->a, "an input")->type_name("")->required();
+        command.add_option("B", request->b, "another one")->type_name("")->required();
+        add_vcpu(command, request->vcpu);
+        command.add_flag(
+            "--all", request->all,
+            "count what KVM may rewrite between saving and restoring, too: clean bits, padding and the like");
+        command.add_flag("-q,--quiet", request->quiet, "only the exit status");
+        add_redact(command, request->redact);
+    }
+    void add_pages() {
+        const auto request = std::make_shared<Pages>();
+        auto& command = add("pages", "the guest memory that a state refers to, and what KVM does with it",
+                            "None of this memory is in a nested state: it has to be carried with it. KVM "
+                            "writes to it behind\n"
+                            "the back of who tracks dirty pages by other means than KVM's own.\n\n"
+                            "Example:\n  kvm-nested pages l2.state",
+                            request);
+        add_inputs(command, request->files);
+        add_vcpu(command, request->vcpu);
+    }
+    void add_extract() {
+        const auto request = std::make_shared<Extract>();
+        auto& command =
+            add("extract", "write the raw state of one vCPU, as KVM_SET_NESTED_STATE takes it",
+                "Example:\n  kvm-nested extract --vcpu 1 -o vcpu1.state migration-stream", request);
+        add_input(command, request->file);
+        add_vcpu(command, request->vcpu);
+        add_output(command, request->output);
+    }
+    void add_make() {
+        const auto request = std::make_shared<Make>();
+        auto& command = add(
+            "make", "make a raw state from JSON",
+            "What the JSON leaves out is zero, but the addresses of the header (none) and the revision of a\n"
+            "vmcs12. So a vmcs12 with L2 active wants \"vmcs_link_pointer\": \"0xffffffffffffffff\".\n\n"
+            "Example:\n  kvm-nested show --json good.state > state.json   # and edit it\n"
+            "  kvm-nested make -o changed.state state.json",
+            request);
+        add_input(command, request->file);
+        add_output(command, request->output);
+    }
+    void add_probe() {
+        const auto request = std::make_shared<Probe>();
+        auto& command = add("probe", "what this host's KVM offers for nested guests",
+                            "Exit status: 0 if nested states can be saved here, 1 if not, 2 in trouble.\n\n"
+                            "Example:\n  kvm-nested probe",
+                            request);
+        command.add_option("--device", request->device, "instead of /dev/kvm")->type_name("PATH");
+    }
+
+    CLI::App program_{
+        "Looks into the nested state of KVM's vCPUs: which vendor, which phase, every field by its name."};
+    std::function<int()> chosen_;
+};
+
+} // namespace
 
 int main(int argc, char** argv) {
-    using namespace kvm::tool;
-    CLI::App program{
-        "Looks into the nested state of KVM's vCPUs: which vendor, which phase, every field by its name."};
-    program.name("kvm-nested");
-    program.set_version_flag("--version", "kvm-nested " KVM_NESTED_VERSION);
-    program.require_subcommand(1);
-    program.footer("Inputs are raw bytes of KVM_GET_NESTED_STATE, kvm.vcpu files, QEMU migration streams, "
-                   "libvirt save images,\n"
-                   "the state.json of Cloud Hypervisor snapshots, and JSON of show --json.\n\n"
-                   "Example:\n  kvm-nested show failed-migration.state\n\n"
-                   "kvm-nested COMMAND --help says more; so does the manual page kvm-nested(1).");
-    Command chosen;
-    add_show(program, chosen);
-    add_diff(program, chosen);
-    add_pages(program, chosen);
-    add_extract(program, chosen);
-    add_make(program, chosen);
-    add_probe(program, chosen);
     try {
-        program.parse(argc, argv);
-        return chosen();
-    } catch (const CLI::ParseError& error) {
-        return program.exit(error) == 0 ? fine : in_trouble;
-    } catch (const std::exception& error) { // out of memory, say
-        return complain("trouble", {error.what(), std::nullopt, {}});
+        return CommandLine{}.run(argc, argv);
+    } catch (const std::exception& error) { // no memory, say
+        return complain("trouble",
+                        {error.what(), std::nullopt, "report this, with the input if it may be seen"});
     }
 }

@@ -3,16 +3,10 @@
 #include "output.hpp"
 
 #include <format>
-#include <memory>
 #include <utility>
 
 namespace kvm::tool {
 namespace {
-
-struct Pages {
-    std::vector<std::string> files;
-    std::optional<unsigned> vcpu;
-};
 
 std::size_t list(Output& out, const FoundState& state) {
     std::size_t count = 0;
@@ -26,7 +20,9 @@ std::size_t list(Output& out, const FoundState& state) {
     return count;
 }
 
-int pages(const Pages& arguments) {
+} // namespace
+
+int run(const Pages& arguments) {
     Output out;
     int status = fine;
     bool first = true;
@@ -45,21 +41,6 @@ int pages(const Pages& arguments) {
         }
     }
     return out.flush(status);
-}
-
-} // namespace
-
-void add_pages(CLI::App& program, Command& chosen) {
-    auto* command =
-        program.add_subcommand("pages", "the guest memory that a state refers to, and what KVM does with it");
-    auto arguments = std::make_shared<Pages>();
-    command->add_option("FILE", arguments->files, "inputs; - is standard input")->type_name("")->required();
-    add_vcpu_option(*command, arguments->vcpu);
-    command->footer("None of this memory is in a nested state: it has to be carried with it. KVM writes to "
-                    "it behind the back\n"
-                    "of who tracks dirty pages by other means than KVM's own.\n\n"
-                    "Example:\n  kvm-nested pages l2.state");
-    command->callback([arguments, &chosen] { chosen = [arguments] { return pages(*arguments); }; });
 }
 
 } // namespace kvm::tool

@@ -10,7 +10,6 @@
 #include <fcntl.h>
 #include <format>
 #include <fstream>
-#include <memory>
 #include <string_view>
 #include <sys/ioctl.h>
 #include <sys/utsname.h>
@@ -18,10 +17,6 @@
 
 namespace kvm::tool {
 namespace {
-
-struct Probe {
-    std::string device = "/dev/kvm";
-};
 
 struct Named {
     std::uint32_t number;
@@ -196,7 +191,9 @@ Trouble cannot_open(int error_number) {
     return {std::strerror(error_number), std::nullopt, next};
 }
 
-int probe(const Probe& arguments) {
+} // namespace
+
+int run(const Probe& arguments) {
     const System system{arguments.device};
     if (system.get() < 0)
         return complain(arguments.device, cannot_open(errno));
@@ -218,7 +215,8 @@ int probe(const Probe& arguments) {
             out << "  next       load the module with nested=1\n";
         return out.flush(an_answer ? differs : in_trouble);
     }
-    out.heading(std::format("Linux {}: nested states of {}", static_cast<const char*>(kernel.release), name(host->vendor())));
+    out.heading(std::format("Linux {}: nested states of {}", static_cast<const char*>(kernel.release),
+                            name(host->vendor())));
     out << std::format("  {:10} {}\n", "module", module_says(host->vendor()));
     out << std::format("  {:10} {} bytes (KVM_CAP_NESTED_STATE)\n", "capacity",
                        system.extension(KVM_CAP_NESTED_STATE));
@@ -230,17 +228,6 @@ int probe(const Probe& arguments) {
     out << "\n";
     show_switches(out, system);
     return out.flush(fine);
-}
-
-} // namespace
-
-void add_probe(CLI::App& program, Command& chosen) {
-    auto* command = program.add_subcommand("probe", "what this host's KVM offers for nested guests");
-    auto arguments = std::make_shared<Probe>();
-    command->add_option("--device", arguments->device, "instead of /dev/kvm")->type_name("PATH");
-    command->footer("Exit status: 0 if nested states can be saved here, 1 if not, 2 in trouble.\n\n"
-                    "Example:\n  kvm-nested probe");
-    command->callback([arguments, &chosen] { chosen = [arguments] { return probe(*arguments); }; });
 }
 
 } // namespace kvm::tool

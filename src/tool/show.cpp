@@ -3,23 +3,12 @@
 #include "output.hpp"
 
 #include <format>
-#include <memory>
 #include <utility>
 
 import kvm.nested.json;
 
 namespace kvm::tool {
 namespace {
-
-struct Show {
-    std::vector<std::string> files;
-    std::vector<std::string> fields;
-    std::optional<unsigned> vcpu;
-    bool all = false;
-    bool brief = false;
-    bool json = false;
-    bool redact = false;
-};
 
 std::string in_hexadecimal(std::uint64_t value, bool redact) {
     return redact && value != 0 ? "masked" : std::format("{:#x}", value);
@@ -86,7 +75,9 @@ int show_state(Output& out, const Show& arguments, const Contents& contents, con
     return status;
 }
 
-int show(const Show& arguments) {
+} // namespace
+
+int run(const Show& arguments) {
     Output out;
     int status = fine;
     bool first = true;
@@ -104,25 +95,6 @@ int show(const Show& arguments) {
         }
     }
     return out.flush(status);
-}
-
-} // namespace
-
-void add_show(CLI::App& program, Command& chosen) {
-    auto* command = program.add_subcommand("show", "what a nested state is, and its fields by name");
-    auto arguments = std::make_shared<Show>();
-    command->add_option("FILE", arguments->files, "inputs; - is standard input")->type_name("")->required();
-    add_vcpu_option(*command, arguments->vcpu);
-    command->add_flag("--brief", arguments->brief, "the first screen alone");
-    command->add_flag("--all", arguments->all, "name the fields that are zero, too");
-    command->add_option("--field", arguments->fields, "all about that field; may be repeated")
-        ->type_name("NAME")
-        ->allow_extra_args(false);
-    command->add_flag("--json", arguments->json, "as JSON, which make turns back into the same state");
-    command->add_flag("--redact", arguments->redact, "mask addresses and registers, for a bug report");
-    command->footer(
-        "Example:\n  kvm-nested show --field guest_cr3 --field exit_qualification failed-migration.state");
-    command->callback([arguments, &chosen] { chosen = [arguments] { return show(*arguments); }; });
 }
 
 } // namespace kvm::tool
