@@ -41,7 +41,10 @@ bool begins_with(Bytes input, std::string_view magic) {
            && std::ranges::equal(input.first(magic.size()), std::as_bytes(std::span{magic}));
 }
 
-std::unexpected<Trouble> trouble(std::size_t offset, std::string reason, std::string next_step = {}) {
+constexpr auto take_another_copy = "take another copy of the image; if a newer libvirt wrote it, report this";
+
+std::unexpected<Trouble> trouble(std::size_t offset, std::string reason,
+                                 std::string next_step = take_another_copy) {
     return std::unexpected{
         Trouble{.reason = std::move(reason), .offset = offset, .next_step = std::move(next_step)}};
 }
@@ -103,7 +106,7 @@ Reading read_libvirt_image(Bytes input) {
     if (reading)
         reading->format = std::format("libvirt save image ({}), {}", format.name, reading->format);
     else
-        reading.error().offset += begin;
+        reading.error().offset = reading.error().offset.value_or(0) + begin;
     return reading;
 }
 

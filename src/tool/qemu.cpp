@@ -196,12 +196,15 @@ Reading read_qemu_stream(Bytes input) {
             .reason = offset < magic_size
                           ? "this is no migration stream of QEMU"
                           : "this migration stream has another version than 3, the only one since 2008",
-            .offset = offset}};
+            .offset = offset,
+            .next_step = std::string{report}}};
     const auto cpus = device_sections(input, "cpu");
     if (!cpus)
         return std::unexpected{cpus.error()};
     if (cpus->empty())
-        return std::unexpected{Trouble{.reason = "there is no vCPU in the stream", .offset = input.size()}};
+        return std::unexpected{Trouble{.reason = "there is no vCPU in the stream",
+                                       .offset = input.size(),
+                                       .next_step = std::string{report}}};
     const auto machine = machine_of(input);
     Contents contents{.format = machine.empty() ? "QEMU migration stream"
                                                 : std::format("QEMU migration stream ({})", machine),
