@@ -174,6 +174,27 @@ void store(std::span<std::byte> bytes, std::size_t offset, T value) {
     std::memcpy(bytes.subspan(offset).first(sizeof value).data(), &value, sizeof value);
 }
 
+// --- MSRs
+
+/// An MSR of the vCPU; nothing where KVM refuses to read it (the VMX capabilities without VMX in CPUID).
+inline std::optional<std::uint64_t> get_msr(const machine::Machine& machine, std::uint32_t index) {
+    alignas(8) std::array<std::byte, sizeof(kvm_msrs) + sizeof(kvm_msr_entry)> storage{};
+    store<std::uint32_t>(storage, 0, 1);
+    store<std::uint32_t>(storage, sizeof(kvm_msrs), index);
+    if (::ioctl(machine.vcpu_fd(), KVM_GET_MSRS, storage.data()) != 1)
+        return std::nullopt;
+    return load<std::uint64_t>(storage, sizeof(kvm_msrs) + offsetof(kvm_msr_entry, data));
+}
+
+/// Whether KVM took it.
+inline bool set_msr(const machine::Machine& machine, std::uint32_t index, std::uint64_t value) {
+    alignas(8) std::array<std::byte, sizeof(kvm_msrs) + sizeof(kvm_msr_entry)> storage{};
+    store<std::uint32_t>(storage, 0, 1);
+    store<std::uint32_t>(storage, sizeof(kvm_msrs), index);
+    store<std::uint64_t>(storage, sizeof(kvm_msrs) + offsetof(kvm_msr_entry, data), value);
+    return ::ioctl(machine.vcpu_fd(), KVM_SET_MSRS, storage.data()) == 1;
+}
+
 // Offsets in the header that both vendors share.
 inline constexpr std::size_t flags_at = 0, format_at = 2, size_at = 4;
 inline constexpr std::size_t header_size = 128;

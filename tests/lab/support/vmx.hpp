@@ -122,24 +122,7 @@ inline constexpr std::uint32_t feature_control = 0x3a, basic = 0x480, misc = 0x4
                                vm_functions = 0x491;
 }
 
-/// An MSR of the vCPU; nothing where KVM refuses to read it (the VMX capabilities without VMX in CPUID).
-inline std::optional<std::uint64_t> get_msr(const machine::Machine& machine, std::uint32_t index) {
-    alignas(8) std::array<std::byte, sizeof(kvm_msrs) + sizeof(kvm_msr_entry)> storage{};
-    lab::store<std::uint32_t>(storage, 0, 1);
-    lab::store<std::uint32_t>(storage, sizeof(kvm_msrs), index);
-    if (::ioctl(machine.vcpu_fd(), KVM_GET_MSRS, storage.data()) != 1)
-        return std::nullopt;
-    return lab::load<std::uint64_t>(storage, sizeof(kvm_msrs) + offsetof(kvm_msr_entry, data));
-}
-
-/// Whether KVM took it.
-inline bool set_msr(const machine::Machine& machine, std::uint32_t index, std::uint64_t value) {
-    alignas(8) std::array<std::byte, sizeof(kvm_msrs) + sizeof(kvm_msr_entry)> storage{};
-    lab::store<std::uint32_t>(storage, 0, 1);
-    lab::store<std::uint32_t>(storage, sizeof(kvm_msrs), index);
-    lab::store<std::uint64_t>(storage, sizeof(kvm_msrs) + offsetof(kvm_msr_entry, data), value);
-    return ::ioctl(machine.vcpu_fd(), KVM_SET_MSRS, storage.data()) == 1;
-}
+using lab::get_msr, lab::set_msr;
 
 /// A control word with what is wanted, what must be set and nothing that must not (Intel SDM Vol. 3, A.2: the
 /// lower half of the capability says which bits must be 1, the upper half which may be).
