@@ -3,6 +3,8 @@
 // Each phase that a vCPU with SVM can be in, saved from a real one and put into another.
 #include "support/svm.hpp"
 
+#include "support/capture.hpp"
+
 TEST_SUITE_BEGIN("svm");
 
 namespace {
@@ -97,6 +99,24 @@ TEST_CASE("every phase is saved as what it is, and is the same after a restore i
         check_saved(machine, expected);
         check_restored_elsewhere(machine, expected);
     }
+}
+
+TEST_CASE("JSON carries the state of every phase of SVM, captured") {
+    const auto machine = must(machine::Machine::create());
+    must(guests::start(machine, guests::phases(guests::Vendor::svm), {.flags = guests::nested_paging}));
+    for (const auto& [place, phase] : std::to_array<std::pair<const char*, Phase>>({
+             {"svme-off", Phase::svm_off},
+             {"gif-clear", Phase::gif_clear},
+             {"gif-set", Phase::gif_set},
+             {"l2", Phase::l2},
+         })) {
+        lab::run_to(machine, phase);
+        lab::complete_io(machine);
+        lab::capture(place, machine);
+    }
+    const auto without_nested_paging = lab::svm::machine_at(Phase::l2, 0);
+    lab::complete_io(without_nested_paging);
+    lab::capture("l2-without-nested-paging", without_nested_paging);
 }
 
 TEST_CASE("GIF cleared by CLGI survives, and STGI is seen again") {

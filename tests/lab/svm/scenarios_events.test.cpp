@@ -5,6 +5,8 @@
 
 #include "support/scenario.hpp"
 
+#include "support/capture.hpp"
+
 #include "support/svm_control.hpp"
 
 TEST_SUITE_BEGIN("svm");
@@ -16,14 +18,15 @@ using lab::must;
 
 struct Injected {
     const char* what;
+    const char* place;   ///< of a capture
     std::uint32_t event; ///< EVENTINJ, its lower half
     std::uint16_t port;  ///< where the guest tells how many of them came
 };
 
 constexpr std::array injected = std::to_array<Injected>({
-    {"an external interrupt", 0x8000'0030, 0x24},
-    {"an exception with an error code", 0x8000'0b0d, 0x25},
-    {"an NMI", 0x8000'0202, 0x26},
+    {"an external interrupt", "interrupt", 0x8000'0030, 0x24},
+    {"an exception with an error code", "exception", 0x8000'0b0d, 0x25},
+    {"an NMI", "nmi", 0x8000'0202, 0x26},
 });
 
 constexpr std::uint32_t rounds = 16;
@@ -46,11 +49,14 @@ TEST_CASE("an event that L1 injects comes exactly once, though L2 moves between 
         CHECK(lab::told_undisturbed(scenario) == told());
         for (const auto& row : injected) {
             INFO("injected: " << std::string_view{row.what});
+            lab::Bytes bytes;
             auto caught = lab::caught(scenario, [&](const kvm::NestedStateBuffer& state) {
+                bytes.assign(state.bytes().begin(), state.bytes().end());
                 return lab::svm::run_pending(state)
                        && lab::svm::control_field<std::uint32_t>(state, control::event_inj) == row.event;
             });
             REQUIRE(caught);
+            lab::capture(std::format("l2-run-pending-{}", row.place), bytes);
             CHECK(caught->saved.phase() == kvm::Phase::svm_l2_active);
             CHECK(caught->saved.state.nested.size() == lab::svm::state_size);
             CHECK(lab::told_after(scenario, *caught) == told());
@@ -82,6 +88,7 @@ TEST_CASE("a virtual interrupt that L1 made pending with V_IRQ is taken once, wh
             CHECK_FALSE(lab::svm::run_pending(state));
             return (lab::svm::control_field<std::uint64_t>(state, control::int_ctl) & v_irq) != 0;
         };
+        lab::capture_at("l2-virtual-interrupt", scenario, guests::port::phase, 1);
         CHECK(pending(1));
         CHECK_FALSE(pending(2)); // in the handler
         CHECK(pending(3));

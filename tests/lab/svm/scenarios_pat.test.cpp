@@ -5,6 +5,8 @@
 
 #include "support/scenario.hpp"
 
+#include "support/capture.hpp"
+
 TEST_SUITE_BEGIN("svm");
 
 namespace {
@@ -75,6 +77,7 @@ TEST_CASE("L1 and L2 keep PATs of their own when L2 moves, and L2's is lost wher
     const auto journey =
         lab::check_survives(scenario, "0x10:0x1 0x27:0x70405 0x10:0x2 0x27:0x70404 0x23:0x81 "
                                       "0x27:0x70401 0x27:0x70404 HLT");
+    lab::capture_at("l2-separate-pat", scenario, guests::port::phase, 1);
     CHECK(gpat(journey.at(guests::port::phase, 1)) == 0x0007'0406'0007'0405);
     CHECK(gpat(journey.at(guests::port::phase, 2)) == 0x0007'0406'0007'0404);
     CHECK(told_with_other_quirk(scenario, {}) == shared_told);

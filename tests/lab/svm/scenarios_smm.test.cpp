@@ -5,6 +5,8 @@
 
 #include "support/scenario.hpp"
 
+#include "support/capture.hpp"
+
 TEST_SUITE_BEGIN("svm");
 
 namespace {
@@ -62,6 +64,7 @@ TEST_CASE("a guest moves in the middle of an SMI that interrupted L1, and of one
             // It looks like outside L2. With GIF clear, if L2 was interrupted on 7.x; else with GIF set.
             if (smi == 1 || in_smm.nested.phase() != kvm::Phase::svm_outside_l2_gif_clear)
                 CHECK(in_smm.nested.phase() == kvm::Phase::svm_outside_l2_gif_set);
+            lab::capture_at(smi == 1 ? "smm-from-l1" : "smm-from-l2", scenario, smi_port, smi);
         }
 
         // Not in SMM, and so no RSM.

@@ -3,6 +3,8 @@
 // L2 with an event on its way: injected by L1, from L1's APIC, a monitor trap, a triple fault.
 #include "scenarios.hpp"
 
+#include "support/capture.hpp"
+
 TEST_SUITE_BEGIN("vmx");
 
 namespace {
@@ -43,12 +45,15 @@ TEST_CASE(
     CHECK(lab::told_undisturbed(scenario) == told(rounds, rounds));
 
     constexpr std::uint64_t valid = 1u << 31;
-    const auto injecting = [](const kvm::NestedStateBuffer& state) {
+    lab::Bytes bytes;
+    const auto injecting = [&](const kvm::NestedStateBuffer& state) {
+        bytes.assign(state.bytes().begin(), state.bytes().end());
         return (state.flags() & kvm::uapi::state_flag::run_pending) != 0
                && (lab::vmx::load(state.bytes(), lab::vmx::field::vm_entry_intr_info_field) & valid) != 0;
     };
     const auto caught = lab::caught(scenario, injecting);
     REQUIRE(caught); // an interruption hits a pending VM entry about once in ten times
+    lab::capture("l2-run-pending", bytes);
     CHECK(lab::told_after(scenario, *caught) == told(rounds, rounds));
 
     // It is in the vmcs12, as L1 gave it, and on some kernels also in the events of the vCPU, as injected. It
@@ -108,6 +113,7 @@ TEST_CASE(
     constexpr const char* told = "0x10:0x1 0x23:0x25 0x27:0x0 0x23:0x25 0x27:0x1 0x23:0x12 HLT";
     const auto journey = lab::check_survives(scenario, told);
     CHECK(lab::vmx::l2_of(journey.at(guests::port::phase, 1)).mtf_pending());
+    lab::capture_at("l2-mtf-pending", scenario, guests::port::phase, 1);
 
     auto [source, telling] = lab::run_until(scenario, guests::port::phase, 1);
     const auto without_the_flag = lab::vmx::in_nested([](std::span<std::byte> state) {

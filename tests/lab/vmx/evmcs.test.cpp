@@ -4,6 +4,8 @@
 // the nested state. A capability of the vCPU, to be enabled before it is restored.
 #include "scenarios.hpp"
 
+#include "support/capture.hpp"
+
 TEST_SUITE_BEGIN("vmx");
 
 namespace {
@@ -100,6 +102,9 @@ TEST_CASE("an L1 with an enlightened VMCS moves with L2 running and outside, and
     CHECK(l1.phase() == kvm::Phase::vmx_current_vmcs);
     CHECK(l1.flags() == flag::evmcs);
     CHECK(l1.size() == 4224);
+
+    lab::capture_at("l2-enlightened-vmcs", scenario, guests::port::phase, 1);
+    lab::capture_at("enlightened-vmcs", scenario, guests::port::phase, 2);
 }
 
 TEST_CASE(

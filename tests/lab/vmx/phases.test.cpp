@@ -3,6 +3,8 @@
 // Every phase of VMX: what the nested state is there, and that it moves.
 #include "scenarios.hpp"
 
+#include "support/capture.hpp"
+
 TEST_SUITE_BEGIN("vmx");
 
 namespace {
@@ -47,6 +49,22 @@ TEST_CASE("a guest that moves at every exit goes through all phases of VMX as if
             CHECK(lab::load<std::uint64_t>(state.bytes(), lab::vmx::vmxon_at) == expected.vmxon_pa);
             CHECK(lab::load<std::uint64_t>(state.bytes(), lab::vmx::vmcs12_at) == expected.vmcs12_pa);
         }
+    }
+}
+
+TEST_CASE("JSON carries the state of every phase of VMX, captured") {
+    const auto machine = lab::must(machine::Machine::create());
+    lab::must(guests::start(machine, guests::phases(guests::Vendor::vmx), {.flags = guests::nested_paging}));
+    for (const auto& [place, phase] : std::to_array<std::pair<const char*, Phase>>({
+             {"no-vmxon", Phase::vmx_off},
+             {"vmxon-without-vmcs", Phase::vmx_on},
+             {"current-vmcs", Phase::vmcs_written},
+             {"l2", Phase::l2},
+             {"l1-after-l2", Phase::exited},
+         })) {
+        lab::run_to(machine, phase);
+        lab::complete_io(machine);
+        lab::capture(place, machine);
     }
 }
 

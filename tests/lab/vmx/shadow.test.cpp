@@ -6,6 +6,8 @@
 // leads to it.
 #include "scenarios.hpp"
 
+#include "support/capture.hpp"
+
 TEST_SUITE_BEGIN("vmx");
 
 namespace {
@@ -41,10 +43,12 @@ TEST_CASE("a shadow VMCS travels while L2 uses it: what L1 and what L2 wrote int
     const auto shadow = lab::vmx::l2_of(state).shadow_vmcs12();
     REQUIRE(shadow);
     CHECK(lab::load<std::uint64_t>(*shadow, shadowed_field.offset) == 0x12c0);
+    lab::capture_at("l2-shadow-vmcs", scenario, guests::port::phase, 1);
 
     const auto& exited = journey.at(guests::port::phase, 2);
     CHECK(exited.phase() == kvm::Phase::vmx_current_vmcs);
     CHECK(exited.size() == lab::vmx::state_size);
+    lab::capture_at("l1-shadow-vmcs", scenario, guests::port::phase, 2);
 }
 
 TEST_CASE("while L2 runs, memory has an old shadow VMCS, and L2 notices if that is taken") {

@@ -4,6 +4,8 @@
 // keeps in the nested state what RSM brings back.
 #include "scenarios.hpp"
 
+#include "support/capture.hpp"
+
 TEST_SUITE_BEGIN("vmx");
 
 namespace {
@@ -58,6 +60,9 @@ TEST_CASE(
         check_in_smm(journey.stop(smi_port, 2).saved.state,
                      {kvm::Phase::vmx_smm_interrupted_l2, 4224, smm_vmxon | smm_guest_mode});
     }
+    const auto scenario = smm_scenario(IMAGE(vmx_smm), guests::nested_paging);
+    lab::capture_at("smm-current-vmcs", scenario, smi_port, 1);
+    lab::capture_at("smm-from-l2", scenario, smi_port, 2);
 }
 
 TEST_CASE("of an SMI in VMX operation without a current VMCS, KVM forgets the flag, and the guest goes on") {
@@ -66,6 +71,7 @@ TEST_CASE("of an SMI in VMX operation without a current VMCS, KVM forgets the fl
     auto [source, telling] = lab::run_until(scenario, smi_port, 1);
     const auto saved = lab::save(source);
     check_in_smm(saved.state, {kvm::Phase::vmx_smm_vmxon_only, 128, smm_vmxon});
+    lab::capture("smm-vmxon-without-vmcs", source.machine);
 
     // KVM_SET_NESTED_STATE is done with a state of 128 bytes before it comes to the flags of SMM. Reading
     // back tells.

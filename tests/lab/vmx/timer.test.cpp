@@ -3,6 +3,8 @@
 // The VMX-preemption timer that L1 has armed. KVM keeps its deadline beside the vmcs12, in units of L1's TSC.
 #include "scenarios.hpp"
 
+#include "support/capture.hpp"
+
 TEST_SUITE_BEGIN("vmx");
 
 namespace {
@@ -70,6 +72,12 @@ TEST_CASE("a preemption timer that moves without its deadline starts anew and fi
           == "0x10:0x1 0x10:0x2 0x23:0x34 0x27:0x3 HLT");
     CHECK(lab::told_without(scenario, kvm::Step::nested_state, guests::port::phase, 2)
           == "0x10:0x1 0x10:0x2 KVM exit reason 6"); // without EPT there is nothing where L2 looks
+}
+
+TEST_CASE("JSON carries the deadline of a preemption timer, captured") {
+    lab::capture_at("l2-preemption-timer",
+                    {.image = IMAGE(vmx_timer), .parameters = {.flags = guests::nested_paging}},
+                    guests::port::phase, 1);
 }
 
 TEST_SUITE_END();
