@@ -1,0 +1,336 @@
+// SPDX-License-Identifier: MIT
+//
+// That what L1 wrote into its VMCB is what we print, and that the save area is L1's: every field, from a
+// guest whose values are all different.
+#include "support/svm.hpp"
+
+#include "support/capture.hpp"
+#include "support/printed.hpp"
+
+TEST_SUITE_BEGIN("svm");
+
+namespace {
+
+using kvm::Field;
+using kvm::FieldGroup;
+using kvm::OnSet;
+using lab::must;
+using lab::Values;
+
+// --- the guest
+
+/// svm_fields.S: PORT_PHASE.
+namespace at {
+constexpr std::uint32_t vmcb_made = 1, about_to_run = 2, l2 = 3, exited = 4;
+}
+
+/// svm_fields.S: CONTROL_AREA.
+constexpr std::size_t control_area = 0x20000;
+
+machine::Machine guest_at_first_stop(guests::Image image) {
+    auto machine = must(machine::Machine::create());
+    must(guests::start(machine, image, {.flags = guests::nested_paging}));
+    lab::run_to(machine, at::vmcb_made);
+    return machine;
+}
+
+kvm::Vmcb12Fields fields_of(const lab::svm::State& state) {
+    if (state.bytes().size() < lab::svm::state_size)
+        lab::give_up("the state has no VMCB");
+    return kvm::Vmcb12Fields{state.bytes().subspan(lab::header_size).first<kvm::uapi::page_size>()};
+}
+
+const Field& field(std::string_view name) {
+    return *kvm::find_vmcb12_field(name);
+}
+
+void put(std::span<std::byte> page, const Field& field, std::uint64_t value) {
+    std::memcpy(page.subspan(field.offset, field.size).data(), &value, field.size);
+}
+
+/// In the areas that are no numbers, reserved ones among them.
+constexpr auto junk = std::byte{0x5a};
+
+// --- values
+
+/// A value that shows which field it belongs to, in each 16 bits of it, and which 16 bits these are.
+std::uint64_t distinct(const Field& field) {
+    const auto index = static_cast<std::uint64_t>(&field - kvm::vmcb12_fields.data());
+    if (field.size == 1)
+        return 0x80 | index;
+    std::uint64_t value = 0;
+    for (unsigned part = 0; part < field.size / 2u; ++part)
+        value |= (0x4000 | part << 8 | index) << 16 * part;
+    return value;
+}
+
+/// What L1 writes into the control area: as distinct as an L2 that has to run, and to come back, allows.
+std::uint64_t distinct_control(const Field& field) {
+    static constexpr std::pair<std::string_view, std::uint64_t> chosen[] = {
+        {"iopm_base_pa", 0x1d000}, // pages that are zero
+        {"msrpm_base_pa", 0x28000},
+        {"tlb_ctl", 1},           // flush all
+        {"int_ctl", 0x0117'0005}, // V_INTR_MASKING, V_IGN_TPR, V_INTR_PRIO 7, V_TPR 5
+        {"misc_ctl", 1},          // NP_ENABLE
+        {"event_inj", 0},
+        {"nested_cr3", guests::nested_cr3 | 0x18}, // PCD, PWT
+    };
+    for (const auto& [name, value] : chosen)
+        if (name == field.name)
+            return value;
+    constexpr std::uint64_t vmrun_and_vmmcall = 3, skinit_rdtscp_xsetbv_rdpru = 0x60c0, invpcid = 4;
+    if (field.name == "intercepts[4]")
+        return distinct(field) | vmrun_and_vmmcall | skinit_rdtscp_xsetbv_rdpru;
+    if (field.name == "intercepts[5]")
+        return distinct(field) | invpcid;
+    return distinct(field);
+}
+
+/// The same for a state that KVM_SET_NESTED_STATE has to take. Nothing where the value has to stay as it is.
+std::optional<std::uint64_t> settable(const Field& field) {
+    static constexpr std::string_view left[] = {"cs.attrib", "efer", "cr0", "cr4"};
+    static constexpr std::pair<std::string_view, std::uint64_t> chosen[] = {
+        {"event_inj", 0x8000'0202}, // an NMI
+        {"cpl", 3},
+        {"cr3", guests::l1_cr3 | 0x18},
+        {"dr6", 0xffff'4ff1},
+        {"dr7", 0x700},
+        {"rflags", 0x240002}, // ID, AC
+    };
+    if (std::ranges::contains(left, field.name))
+        return std::nullopt;
+    for (const auto& [name, value] : chosen)
+        if (name == field.name)
+            return value;
+    return distinct_control(field);
+}
+
+/// L1's registers under the names that the save area has for them. L1 stands in front of the two instructions
+/// that end with VMRUN.
+Values registers_of_l1(const machine::Machine& machine) {
+    constexpr std::uint64_t length_of_both = 8;
+    kvm_regs regs = {};
+    lab::must_ioctl(machine.vcpu_fd(), KVM_GET_REGS, &regs, "KVM_GET_REGS");
+    kvm_debugregs debug = {};
+    lab::must_ioctl(machine.vcpu_fd(), KVM_GET_DEBUGREGS, &debug, "KVM_GET_DEBUGREGS");
+    const auto sregs = lab::get_sregs(machine);
+    Values values{{"rip", regs.rip + length_of_both},
+                  {"rsp", regs.rsp},
+                  {"rflags", regs.rflags},
+                  {"rax", guests::vmcb12_address},
+                  {"cr0", sregs.cr0},
+                  {"cr2", sregs.cr2},
+                  {"cr3", sregs.cr3},
+                  {"cr4", sregs.cr4},
+                  {"efer", sregs.efer},
+                  {"dr6", debug.dr6},
+                  {"dr7", debug.dr7},
+                  {"gdtr.limit", sregs.gdt.limit},
+                  {"gdtr.base", sregs.gdt.base},
+                  {"idtr.limit", sregs.idt.limit},
+                  {"idtr.base", sregs.idt.base}};
+    const auto segment = [&](const kvm_segment& segment, std::string_view selector, std::string_view attrib,
+                             std::string_view limit, std::string_view base) {
+        values[selector] = segment.selector;
+        values[attrib] = static_cast<std::uint64_t>(segment.type | segment.s << 4 | segment.dpl << 5
+                                                    | segment.present << 7 | segment.avl << 8 | segment.l << 9
+                                                    | segment.db << 10 | segment.g << 11);
+        values[limit] = segment.limit;
+        values[base] = segment.base;
+    };
+    segment(sregs.es, "es.selector", "es.attrib", "es.limit", "es.base");
+    segment(sregs.cs, "cs.selector", "cs.attrib", "cs.limit", "cs.base");
+    segment(sregs.ss, "ss.selector", "ss.attrib", "ss.limit", "ss.base");
+    segment(sregs.ds, "ds.selector", "ds.attrib", "ds.limit", "ds.base");
+    segment(sregs.fs, "fs.selector", "fs.attrib", "fs.limit", "fs.base");
+    segment(sregs.gs, "gs.selector", "gs.attrib", "gs.limit", "gs.base");
+    segment(sregs.ldt, "ldtr.selector", "ldtr.attrib", "ldtr.limit", "ldtr.base");
+    segment(sregs.tr, "tr.selector", "tr.attrib", "tr.limit", "tr.base");
+    static constexpr std::pair<std::string_view, std::uint32_t> msrs[] = {
+        {"star", 0xc0000081},    {"lstar", 0xc0000082},          {"cstar", 0xc0000083},
+        {"sfmask", 0xc0000084},  {"kernel_gs_base", 0xc0000102}, {"sysenter_cs", 0x174},
+        {"sysenter_esp", 0x175}, {"sysenter_eip", 0x176},        {"g_pat", 0x277},
+    };
+    for (const auto& [name, index] : msrs)
+        values[name] = lab::get_msr(machine, index).value_or(0);
+    return values;
+}
+
+// --- what a kernel drops
+
+/// Of two words of intercepts, those of instructions that the vCPU's CPUID has not.
+struct Masks {
+    std::uint64_t word4, word5;
+};
+Masks intercepts_without_use() {
+    const auto has = [](std::uint32_t leaf, std::uint32_t kvm_cpuid_entry2::* reg, unsigned bit) {
+        constexpr std::size_t most_entries = 256;
+        struct {
+            std::uint32_t count = most_entries, padding = 0;
+            std::array<kvm_cpuid_entry2, most_entries> entries{};
+        } cpuid;
+        static const machine::Descriptor system{::open("/dev/kvm", O_RDWR | O_CLOEXEC)};
+        lab::must_ioctl(system.get(), KVM_GET_SUPPORTED_CPUID, &cpuid, "KVM_GET_SUPPORTED_CPUID");
+        for (const auto& entry : std::span{cpuid.entries}.first(cpuid.count))
+            if (entry.function == leaf && entry.index == 0)
+                return (entry.*reg >> bit & 1) != 0;
+        return false;
+    };
+    Masks masks{};
+    if (!has(0x8000'0001, &kvm_cpuid_entry2::ecx, 12))
+        masks.word4 |= 1u << 6; // SKINIT
+    if (!has(0x8000'0001, &kvm_cpuid_entry2::edx, 27))
+        masks.word4 |= 1u << 7; // RDTSCP
+    if (!has(1, &kvm_cpuid_entry2::ecx, 26))
+        masks.word4 |= 1u << 13; // XSETBV
+    if (!has(0x8000'0008, &kvm_cpuid_entry2::ebx, 4))
+        masks.word4 |= 1u << 14; // RDPRU
+    if (!has(7, &kvm_cpuid_entry2::ebx, 10))
+        masks.word5 |= 1u << 2; // INVPCID
+    return masks;
+}
+
+/// What this kernel does with bits that mean nothing to it, told from one field.
+bool masks_what_it_does_not_know(const kvm::Vmcb12Fields& fields) {
+    return fields["int_vector"] == (distinct(field("int_vector")) & 0xff);
+}
+
+/// What GET shows of a control area on the kernel at hand.
+Values shown_of_controls(const Values& written, const kvm::Vmcb12Fields& fields) {
+    Values shown;
+    for (const auto& [name, value] : written)
+        if (field(name).group == FieldGroup::control)
+            shown[name] = field(name).on_set == OnSet::ignores ? 0 : value;
+    shown["clean"] = 0;
+    if (fields["erap_ctl"] == 0) // of a kernel that does not know the field
+        shown["erap_ctl"] = 0;
+    if (masks_what_it_does_not_know(fields)) {
+        const auto masks = intercepts_without_use();
+        shown["intercepts[4]"] &= ~masks.word4;
+        shown["intercepts[5]"] &= ~masks.word5;
+        shown["int_vector"] &= 0xff;
+        shown["int_state"] &= 1;
+    }
+    return shown;
+}
+
+/// What GET shows of a save area that was set: L1's registers, so far as SET restores them.
+Values shown_of_save_area(const Values& set, const kvm::Vmcb12Fields& fields) {
+    Values shown;
+    for (const auto& [name, value] : set) {
+        if (field(name).group != FieldGroup::l1_save)
+            continue;
+        const bool restored =
+            field(name).on_set == OnSet::uses || field(name).on_set == OnSet::checks_and_uses;
+        shown[name] = restored ? value : fields[field(name)];
+    }
+    // A kernel that does not know a feature, or not on this processor, keeps its own of all fields of it.
+    struct OfFeature {
+        std::string_view name, first;
+    };
+    for (const auto& [name, first] : std::to_array<OfFeature>({
+             {"s_cet", "s_cet"},
+             {"ssp", "s_cet"},
+             {"isst_addr", "s_cet"},
+             {"dbgctl", "dbgctl"},
+             {"br_from", "dbgctl"},
+             {"br_to", "dbgctl"},
+             {"last_excp_from", "dbgctl"},
+             {"last_excp_to", "dbgctl"},
+         }))
+        if (fields[field(first)] == 0)
+            shown[name] = 0;
+    return shown;
+}
+
+/// The fields of which something else is shown than was written, but for those that no kernel keeps: "clean
+/// int_state".
+std::string dropped(const Values& written, const Values& shown) {
+    std::string names;
+    for (const auto& field : kvm::vmcb12_fields)
+        if (const auto value = written.find(field.name);
+            value != written.end() && field.on_set != OnSet::ignores && shown.at(field.name) != value->second)
+            names += std::format(" {}", field.name);
+    return names;
+}
+
+} // namespace
+
+TEST_CASE("what L1 writes into its VMCB is printed by name, and the save area has L1's own registers") {
+    const auto machine = guest_at_first_stop(IMAGE(svm_fields));
+    const auto area = machine.memory().subspan(control_area, kvm::uapi::vmcb_control_size);
+    std::ranges::fill(area, junk);
+    Values written;
+    for (const auto& field : kvm::vmcb12_fields)
+        if (field.group == FieldGroup::control && field.is_number())
+            put(area, field, written[field.name] = distinct_control(field));
+    lab::run_to(machine, at::about_to_run);
+    lab::complete_io(machine);
+    auto registers = registers_of_l1(machine);
+
+    lab::run_to(machine, at::l2);
+    lab::complete_io(machine);
+    const auto state = must(lab::svm::nested(machine).nested_state());
+    CHECK(state.phase() == kvm::Phase::svm_l2_active);
+    const auto fields = fields_of(state);
+    auto expected = shown_of_controls(written, fields);
+    // L2's by then: its interrupt shadow, and the instruction behind the last #VMEXIT where the processor
+    // tells it.
+    expected["int_state"] = 0;
+    expected["next_rip"] = fields["next_rip"];
+    std::println("note: of a VMCB that L1 wrote, this kernel's GET does not show{}",
+                 dropped(written, expected));
+    // A task state segment that is in use is busy; KVM says so in SREGS, whatever the processor says.
+    constexpr std::uint64_t busy = 2;
+    if ((fields["tr.attrib"] & busy) == 0)
+        registers["tr.attrib"] &= ~busy;
+    expected.insert(registers.begin(), registers.end());
+    CHECK(lab::differing(state.bytes(), fields, expected) == "");
+    CHECK(lab::bytes_of_no_field(fields) == "");
+    lab::capture("l2-distinct-values", machine);
+
+    lab::run_to(machine, at::exited);
+    lab::complete_io(machine);
+    CHECK(must(lab::svm::nested(machine).nested_state()).phase() == kvm::Phase::svm_outside_l2_gif_clear);
+    for (const auto& [name, value] : registers_of_l1(machine)) {
+        CAPTURE(name);
+        const auto on_set = field(name).on_set;
+        if (name != "rip" && (on_set == OnSet::uses || on_set == OnSet::checks_and_uses))
+            CHECK(value == registers[name]);
+    }
+}
+
+TEST_CASE("what KVM_SET_NESTED_STATE keeps of a VMCB, and what it drops, is what the table of fields says") {
+    const auto source = must(lab::svm::nested(lab::svm::shared_l2()).nested_state());
+    lab::Bytes bytes{source.bytes().begin(), source.bytes().end()};
+    const auto page = std::span{bytes}.subspan(lab::header_size).first<kvm::uapi::page_size>();
+    Values set;
+    for (const auto& field : kvm::vmcb12_fields) {
+        if (!field.is_number())
+            std::ranges::fill(page.subspan(field.offset, field.size), junk);
+        else if (const auto value = settable(field))
+            put(page, field, *value);
+        if (field.is_number())
+            set[field.name] = read(page, field);
+    }
+    const auto machine = must(machine::Machine::create());
+    lab::set_sregs(machine, lab::get_sregs(lab::svm::shared_l2())); // brings EFER.SVME
+    const auto vcpu = lab::svm::nested(machine);
+    must(vcpu.set_nested_state(must(lab::svm::State::parse(bytes))));
+
+    const auto after = must(vcpu.nested_state());
+    const auto fields = fields_of(after);
+    auto expected = shown_of_controls(set, fields);
+    expected.merge(shown_of_save_area(set, fields));
+    std::println("note: of a VMCB that is set, this kernel's GET does not show{}", dropped(set, expected));
+    CHECK(lab::differing(after.bytes(), fields, expected) == "");
+    CHECK(lab::bytes_of_no_field(fields) == "");
+    for (const auto [field, value] : fields) // and of DR6 and DR7 the table's notes say it
+        if (field->is_number()
+            && (field->on_set == OnSet::ignores || field->name == "dr6" || field->name == "dr7")) {
+            CAPTURE(field->name);
+            CHECK(value != set[field->name]);
+        }
+}
+
+TEST_SUITE_END();
