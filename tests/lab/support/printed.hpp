@@ -8,21 +8,30 @@
 
 #include "lab.hpp"
 
-#include <charconv>
-#include <sstream>
-
 namespace lab {
+
+/// The words of a line, or the lines of a text: what lies between separators.
+inline std::vector<std::string_view> pieces(std::string_view text, char separator) {
+    std::vector<std::string_view> pieces;
+    while (!text.empty()) {
+        const auto end = std::min(text.find(separator), text.size());
+        if (end != 0)
+            pieces.push_back(text.substr(0, end));
+        text.remove_prefix(std::min(end + 1, text.size()));
+    }
+    return pieces;
+}
 
 /// The values that are printed, by the names of their fields. Of a name that two parts have (a shadow vmcs12
 /// behind a vmcs12) the first one. Areas, which are no numbers, are left out where they are not zero.
 class Printed {
   public:
     explicit Printed(std::span<const std::byte> state) {
-        kvm::describe(state, [&](std::string_view text) noexcept { text_ += text; },
+        std::string text;
+        kvm::describe(state, [&](std::string_view piece) noexcept { text += piece; },
                       {.fields = kvm::FieldsShown::all, .ranges = false});
-        std::istringstream lines{text_};
         bool zeros = false; // names of what is zero go on in lines that begin with more blanks
-        for (std::string line; std::getline(lines, line);) {
+        for (const auto line : pieces(text, '\n')) {
             zeros = line.starts_with("  zero: ") || (zeros && line.starts_with("       "));
             if (zeros)
                 add_zeros(line);
@@ -38,32 +47,23 @@ class Printed {
             return std::nullopt;
         return found->second;
     }
-    [[nodiscard]] const std::string& text() const { return text_; }
 
   private:
-    void add_zeros(const std::string& line) {
-        std::istringstream words{line};
-        for (std::string word; words >> word;) {
+    void add_zeros(std::string_view line) {
+        for (auto word : pieces(line, ' ')) {
             if (word.ends_with(','))
-                word.pop_back();
-            if (word != "zero:")
-                values_.emplace(word, 0);
+                word.remove_suffix(1);
+            values_.emplace(word, 0);
         }
     }
-    void add_value(const std::string& line) {
-        std::istringstream words{line};
-        std::string place, name, value;
-        words >> place >> name >> value;
-        const bool hexadecimal = value.starts_with("0x");
-        const auto digits = std::string_view{value}.substr(hexadecimal ? 2 : 0);
-        std::uint64_t number = 0;
-        const auto end = digits.data() + digits.size();
-        if (const auto parsed = std::from_chars(digits.data(), end, number, hexadecimal ? 16 : 10);
-            parsed.ec == std::errc{} && parsed.ptr == end)
-            values_.emplace(name, number);
+    void add_value(std::string_view line) {
+        const auto words = pieces(line, ' '); // place, name, value, meaning
+        const std::string value{words.at(2)};
+        const auto number = std::strtoull(value.c_str(), nullptr, 0);
+        if (value == std::format("{}", number) || value == std::format("{:#x}", number))
+            values_.emplace(words.at(1), number);
     }
 
-    std::string text_;
     std::map<std::string, std::uint64_t, std::less<>> values_;
 };
 

@@ -4,6 +4,7 @@
 // table of their places, and we have ours: here the two tables meet, field by field, in both directions.
 #include "scenarios.hpp"
 
+#include "support/capture.hpp"
 #include "support/printed.hpp"
 
 TEST_SUITE_BEGIN("vmx");
@@ -378,6 +379,7 @@ TEST_CASE("what L1 writes with VMWRITE, by encodings, is printed by name, field 
     CHECK(state.phase() == kvm::Phase::vmx_current_vmcs);
     CHECK(differing(state, expected) == "");
     CHECK(unexpected_bytes(state) == "");
+    lab::capture("current-vmcs-distinct-values", machine);
 }
 
 TEST_CASE("what a state has in a field L1 reads there with VMREAD, and KVM has no field that we lack") {
@@ -448,6 +450,7 @@ TEST_CASE("while L2 runs, and after its exit, all that L1 gave it is printed, bu
     lab::complete_io(machine);
     const auto state = state_of(machine);
     CHECK(state.phase() == kvm::Phase::vmx_l2_active);
+    lab::capture("l2-distinct-values", machine);
     auto expected = given;
     for (const auto& [name, value] : registers_of_l2(machine)) {
         CAPTURE(name);
