@@ -9,10 +9,10 @@ import kvm.nested;
 
 namespace {
 
-constexpr auto printable = [](std::string_view piece) noexcept {
+void printable(std::string_view piece) noexcept {
     for (const char letter : piece)
         fuzz::require(letter == '\n' || (letter >= ' ' && letter <= '~'), "text is printable");
-};
+}
 
 void describe(std::span<const std::byte> state) {
     for (const bool redact : {false, true}) {

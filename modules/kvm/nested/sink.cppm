@@ -16,11 +16,18 @@ template <class T>
 class Receiver {
   public:
     template <class F>
-        requires(std::is_nothrow_invocable_v<F&, T> && !std::same_as<std::remove_cvref_t<F>, Receiver>)
+        requires(std::is_nothrow_invocable_v<F&, T> && !std::same_as<std::remove_cvref_t<F>, Receiver>
+                 && !std::is_function_v<std::remove_reference_t<F>>)
     constexpr Receiver(F&& callable) noexcept
         : object_{const_cast<void*>(static_cast<const void*>(std::addressof(callable)))},
           call_{[](void* object, T value) noexcept {
               static_cast<void>((*static_cast<std::remove_reference_t<F>*>(object))(value));
+          }} {}
+
+    /// A function, which needs no object.
+    inline Receiver(void (*function)(T) noexcept) noexcept
+        : object_{reinterpret_cast<void*>(function)}, call_{[](void* object, T value) noexcept {
+              reinterpret_cast<void (*)(T) noexcept>(object)(value);
           }} {}
 
     inline void operator()(T value) const noexcept { call_(object_, value); }

@@ -400,6 +400,17 @@ TEST_CASE("a value is explained by itself") {
     CHECK(told(meaning::value, 5) == "");
 }
 
+std::size_t pieces = 0; // a function has no other place
+void count_piece(std::string_view) noexcept {
+    ++pieces;
+}
+
+TEST_CASE("a sink is a function, too") {
+    kvm::describe(kvm::NestedState<kvm::Svm>::gif_clear(), count_piece);
+    kvm::describe(kvm::NestedState<kvm::Svm>::gif_clear(), &count_piece);
+    CHECK(pieces > 2);
+}
+
 TEST_CASE("states and buffers are described as their bytes are") {
     const auto state = kvm::NestedState<kvm::Svm>::parse(unit::svm_l2());
     REQUIRE(state.has_value());

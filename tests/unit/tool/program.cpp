@@ -11,6 +11,8 @@
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
+#include <utility>
+#include <vector>
 
 #include <doctest/doctest.h>
 
@@ -191,6 +193,33 @@ TEST_CASE("a reader that goes away is no trouble, a full disk is") {
     CHECK(shell("trap '' PIPE; { $K show --all a; echo status $? >&2; } | true").text == "status 0\n");
     CHECK(shell("$K show a > /dev/full").text.contains("No space left on device"));
     CHECK(shell("$K show a > /dev/full").status == 2);
+}
+
+/// The commands in the README's ```console blocks, each with what stands below it.
+std::vector<std::pair<std::string, std::string>> screens_of(const std::string& path) {
+    std::vector<std::pair<std::string, std::string>> screens;
+    std::ifstream file{path};
+    bool inside = false;
+    for (std::string line; std::getline(file, line);) {
+        if (line.starts_with("```"))
+            inside = line == "```console";
+        else if (inside && line.starts_with("$ kvm-nested "))
+            screens.emplace_back("$K" + line.substr(12), "");
+        else if (inside && !screens.empty())
+            screens.back().second += line + "\n";
+    }
+    return screens;
+}
+
+TEST_CASE("the screens in the README are the program's") {
+    const char* source = std::getenv("KVM_NESTED_SOURCE"); // ctest sets it
+    REQUIRE(source != nullptr);
+    const auto screens = screens_of(std::format("{}/README.md", source));
+    CHECK(screens.size() >= 4);
+    for (const auto& [command, screen] : screens) {
+        CAPTURE(command);
+        CHECK(shell(std::format("cd '{}' && {}", source, command)).text == screen);
+    }
 }
 
 TEST_CASE("probe says why there is nothing") {
