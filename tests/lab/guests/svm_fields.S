@@ -1,17 +1,13 @@
 // SPDX-License-Identifier: MIT
 //
-// svm_fields: an L1 whose VMCB has a control area that the program running it chooses, and whose own registers, as far
+// svm_fields: an L1 whose VMCB has a value of its own in each field of the control area, and whose own registers, as far
 // as VMRUN saves them, have each a value of its own.
-//   PORT_PHASE 1  from L1: it has made a VMCB that works. The program puts another control area at CONTROL_AREA
-//                 L1 copies that into the VMCB
-//   PORT_PHASE 2  from L1: the next is VMRUN
-//   PORT_PHASE 3  from L2, which then calls L1
-//   PORT_PHASE 4  from L1, L2 having exited. Then HLT.
+//   PORT_PHASE 1  from L1: the next is VMRUN
+//   PORT_PHASE 2  from L2, which then calls L1
+//   PORT_PHASE 3  from L1, L2 having exited. Then HLT.
 
 #include "svm_lab.inc"
-
-#define CONTROL_AREA 0x20000
-#define CONTROL_AREA_SIZE 0x400
+#include "guests/svm_fields.h"
 
 // L1's registers, of no meaning where they need none.
 #define L1_STACK 0x10f00
@@ -33,6 +29,21 @@
 #define L1_SYSENTER_EIP 0x5a090102    // KVM_GET_MSRS tells its lower half alone
 #define L1_IDT_LIMIT 0x5a0a
 #define L1_IDT_BASE 0x00005a0b01020304
+
+// A row for vmcb_write.
+.macro control_row offset, size, value
+    .short \offset, \size
+    .if \size == 1
+    .byte \value
+    .elseif \size == 2
+    .short \value
+    .elseif \size == 4
+    .long \value
+    .else
+    .quad \value
+    .endif
+.endm
+#define CONTROL_ROW(name, offset, size, value) control_row offset, size, value
 
 // A descriptor of a GDT: 64-bit code or a system segment has no use for its base. `rights` has type, S, DPL and P in
 // its lower byte, AVL, L, D and G above it.
@@ -58,11 +69,11 @@
 
     svm_on
     svm_make_l2 vmcb_rows
-    report PORT_PHASE, $1
-    movl $CONTROL_AREA, %esi
+    movl $SVM_FIELDS_JUNK, %eax
     movl $GUEST_VMCB12, %edi
-    movl $CONTROL_AREA_SIZE, %ecx
-    rep movsb
+    movl $SVM_CONTROL_AREA_SIZE, %ecx
+    rep stosb
+    vmcb_write control_rows
 
     lgdt gdt_pointer(%rip)
     lidt idt_pointer(%rip)
@@ -107,14 +118,14 @@
     movq %rax, %cr0
     pushq $L1_RFLAGS
     popfq
-    report PORT_PHASE, $2
+    report PORT_PHASE, $1
     movl $GUEST_VMCB12, %eax    // 5 bytes
     vmrun %rax                  // 3 bytes
-    report PORT_PHASE, $4
+    report PORT_PHASE, $3
     halt
 
 l2_entry:
-    report PORT_PHASE, $3
+    report PORT_PHASE, $2
     vmmcall
 
     .balign 8
@@ -137,6 +148,10 @@ gdt_pointer:
 idt_pointer:
     .short L1_IDT_LIMIT
     .quad L1_IDT_BASE
+
+control_rows:
+    SVM_FIELDS(CONTROL_ROW, ;)
+    vmcb_rows_end
 
     .balign 8
 vmcb_rows:

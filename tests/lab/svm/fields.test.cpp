@@ -4,6 +4,8 @@
 // guest whose values are all different.
 #include "support/svm.hpp"
 
+#include "guests/svm_fields.h"
+
 #include "support/capture.hpp"
 #include "support/printed.hpp"
 
@@ -21,17 +23,20 @@ using lab::Values;
 
 /// svm_fields.S: PORT_PHASE.
 namespace at {
-constexpr std::uint32_t vmcb_made = 1, about_to_run = 2, l2 = 3, exited = 4;
+constexpr std::uint32_t about_to_run = 1, l2 = 2, exited = 3;
 }
 
-/// svm_fields.S: CONTROL_AREA.
-constexpr std::size_t control_area = 0x20000;
-
-machine::Machine guest_at_first_stop(guests::Image image) {
-    auto machine = must(machine::Machine::create());
-    must(guests::start(machine, image, {.flags = guests::nested_paging}));
-    lab::run_to(machine, at::vmcb_made);
-    return machine;
+/// What L1 writes into the control area, by names.
+Values written_controls() {
+    using Value = std::pair<const std::string_view, std::uint64_t>;
+#define CONTROL(name, offset, size, value)                                                                   \
+    Value {                                                                                                  \
+        name, value##u                                                                                       \
+    }
+#define COMMA ,
+    return {SVM_FIELDS(CONTROL, COMMA)};
+#undef COMMA
+#undef CONTROL
 }
 
 kvm::Vmcb12Fields fields_of(const lab::svm::State& state) {
@@ -48,9 +53,6 @@ void put(std::span<std::byte> page, const Field& field, std::uint64_t value) {
     std::memcpy(page.subspan(field.offset, field.size).data(), &value, field.size);
 }
 
-/// In the areas that are no numbers, reserved ones among them.
-constexpr auto junk = std::byte{0x5a};
-
 // --- values
 
 /// A value that shows which field it belongs to, in each 16 bits of it, and which 16 bits these are.
@@ -64,29 +66,7 @@ std::uint64_t distinct(const Field& field) {
     return value;
 }
 
-/// What L1 writes into the control area: as distinct as an L2 that has to run, and to come back, allows.
-std::uint64_t distinct_control(const Field& field) {
-    static constexpr std::pair<std::string_view, std::uint64_t> chosen[] = {
-        {"iopm_base_pa", 0x1d000}, // pages that are zero
-        {"msrpm_base_pa", 0x28000},
-        {"tlb_ctl", 1},           // flush all
-        {"int_ctl", 0x0117'0005}, // V_INTR_MASKING, V_IGN_TPR, V_INTR_PRIO 7, V_TPR 5
-        {"misc_ctl", 1},          // NP_ENABLE
-        {"event_inj", 0},
-        {"nested_cr3", guests::nested_cr3 | 0x18}, // PCD, PWT
-    };
-    for (const auto& [name, value] : chosen)
-        if (name == field.name)
-            return value;
-    constexpr std::uint64_t vmrun_and_vmmcall = 3, skinit_rdtscp_xsetbv_rdpru = 0x60c0, invpcid = 4;
-    if (field.name == "intercepts[4]")
-        return distinct(field) | vmrun_and_vmmcall | skinit_rdtscp_xsetbv_rdpru;
-    if (field.name == "intercepts[5]")
-        return distinct(field) | invpcid;
-    return distinct(field);
-}
-
-/// The same for a state that KVM_SET_NESTED_STATE has to take. Nothing where the value has to stay as it is.
+/// Of a state that KVM_SET_NESTED_STATE has to take. Nothing where the value has to stay as it is.
 std::optional<std::uint64_t> settable(const Field& field) {
     static constexpr std::string_view left[] = {"cs.attrib", "efer", "cr0", "cr4"};
     static constexpr std::pair<std::string_view, std::uint64_t> chosen[] = {
@@ -102,7 +82,9 @@ std::optional<std::uint64_t> settable(const Field& field) {
     for (const auto& [name, value] : chosen)
         if (name == field.name)
             return value;
-    return distinct_control(field);
+    static const auto controls = written_controls();
+    const auto control = controls.find(field.name);
+    return control == controls.end() ? distinct(field) : control->second;
 }
 
 /// L1's registers under the names that the save area has for them. L1 stands in front of the two instructions
@@ -192,7 +174,7 @@ Masks intercepts_without_use() {
 
 /// What this kernel does with bits that mean nothing to it, told from one field.
 bool masks_what_it_does_not_know(const kvm::Vmcb12Fields& fields) {
-    return fields["int_vector"] == (distinct(field("int_vector")) & 0xff);
+    return fields["int_vector"] == (written_controls().at("int_vector") & 0xff);
 }
 
 /// What GET shows of a control area on the kernel at hand.
@@ -257,15 +239,16 @@ std::string dropped(const Values& written, const Values& shown) {
 } // namespace
 
 TEST_CASE("what L1 writes into its VMCB is printed by name, and the save area has L1's own registers") {
-    const auto machine = guest_at_first_stop(IMAGE(svm_fields));
-    const auto area = machine.memory().subspan(control_area, kvm::uapi::vmcb_control_size);
-    std::ranges::fill(area, junk);
-    Values written;
-    for (const auto& field : kvm::vmcb12_fields)
-        if (field.group == FieldGroup::control && field.is_number())
-            put(area, field, written[field.name] = distinct_control(field));
+    const auto machine = must(machine::Machine::create());
+    must(guests::start(machine, IMAGE(svm_fields), {.flags = guests::nested_paging}));
     lab::run_to(machine, at::about_to_run);
     lab::complete_io(machine);
+    const auto written = written_controls();
+    for (const auto& field : kvm::vmcb12_fields)
+        if (field.group == FieldGroup::control && field.is_number()) {
+            CAPTURE(field.name);
+            CHECK(written.contains(field.name));
+        }
     auto registers = registers_of_l1(machine);
 
     lab::run_to(machine, at::l2);
@@ -307,7 +290,7 @@ TEST_CASE("what KVM_SET_NESTED_STATE keeps of a VMCB, and what it drops, is what
     Values set;
     for (const auto& field : kvm::vmcb12_fields) {
         if (!field.is_number())
-            std::ranges::fill(page.subspan(field.offset, field.size), junk);
+            std::ranges::fill(page.subspan(field.offset, field.size), std::byte{SVM_FIELDS_JUNK});
         else if (const auto value = settable(field))
             put(page, field, *value);
         if (field.is_number())
