@@ -31,11 +31,13 @@
 #include <fstream>
 #include <initializer_list>
 #include <iterator>
+#include <optional>
 #include <print>
 #include <span>
 #include <string>
 #include <string_view>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include <fcntl.h>
@@ -49,6 +51,9 @@ namespace {
 using namespace std::chrono_literals;
 using Bytes = std::vector<std::byte>;
 using kvm::tool::Contents;
+
+/// For L1's boot and its program: far more than it takes, even where everything is emulated.
+constexpr auto patience = 100s;
 
 constexpr std::uint64_t memory_size = std::uint64_t{160} << 20;
 
@@ -86,7 +91,7 @@ T number_at(std::span<const std::byte> bytes, std::size_t offset) {
 }
 
 // Of a state, from the kernel's header and not from our library.
-constexpr std::size_t flags_at = 0, format_at = 2;
+constexpr std::size_t flags_at = 0, format_at = 2, gpat_at = 16, timer_flags_at = 28, deadline_end = 40;
 constexpr unsigned guest_mode = 0x001, gif_set = 0x100;
 
 bool is_svm(std::span<const std::byte> state) {
@@ -142,15 +147,27 @@ void leave_out_memory(lab::StockQemu& qemu, bool on) {
         {{"capabilities", nlohmann::json::array({{{"capability", "x-ignore-shared"}, {"state", on}}})}});
 }
 
+std::string end_of(const std::string& path) {
+    std::ifstream file{path, std::ios::binary};
+    const std::string text{std::istreambuf_iterator<char>{file}, {}};
+    return text.substr(text.size() - std::min<std::size_t>(text.size(), 2000));
+}
+
 /// The vCPU of L2 stands where L2 says that it is active, as long as there is a file "hold".
 void run_until_l2_is_active(lab::StockQemu& qemu) {
     std::ofstream{"hold"};
     qemu.execute("cont");
-    while (::access("held", F_OK) != 0)
+    const auto deadline = std::chrono::steady_clock::now() + patience;
+    while (::access("held", F_OK) != 0) {
+        if (qemu.has_ended() || std::chrono::steady_clock::now() > deadline)
+            lab::give_up(std::format("L2 did not begin. L1's console ends:\n{}", end_of("console")));
         std::this_thread::sleep_for(20ms);
+    }
     qemu.execute("stop");
 }
 
+// Without XSAVE: QEMU 7.2 (TCG), on which L0 runs for SVM, does not tell KVM of L1's XSETBV. L1 then finds
+// sizes in CPUID that contradict XCR0, at which Linux 6.1 complains and Linux 7 dies.
 Captured capture() {
     const auto memory = std::format("{}M", memory_size >> 20);
     lab::StockQemu qemu{
@@ -164,7 +181,7 @@ Captured capture() {
          "-accel",
          "kvm",
          "-cpu",
-         "host",
+         "host,-xsave",
          "-machine",
          inputs.machine + ",memory-backend=ram",
          "-object",
@@ -180,7 +197,7 @@ Captured capture() {
          "-initrd",
          inputs.initrd,
          "-append",
-         "console=ttyS0 loglevel=3 panic=-1 rdinit=/init mitigations=off nokaslr no_timer_check tsc=reliable "
+         "console=ttyS0 loglevel=5 panic=-1 rdinit=/init mitigations=off nokaslr no_timer_check tsc=reliable "
          "cryptomgr.notests random.trust_cpu=on audit=0 initcall_blacklist=init_kprobe_trace,trace_eval_init,"
          "load_system_certificate_list,jent_mod_init,init_evm"},
         {"LD_PRELOAD=" + inputs.overhear, "PATH=/bin"}};
@@ -199,8 +216,13 @@ Captured capture() {
 }
 
 const Captured& captured() {
-    static const Captured once = capture();
-    return once;
+    static std::optional<Captured> once;
+    static bool tried = false;
+    if (std::exchange(tried, true) && !once)
+        lab::give_up("there is nothing to read: see the first test");
+    if (!once)
+        once = capture();
+    return *once;
 }
 
 // --- the tests
@@ -214,7 +236,6 @@ Contents read(std::span<const std::byte> stream) {
 
 /// KVM's answer without what QEMU drops.
 Bytes as_qemu_carries(Bytes state) {
-    constexpr std::size_t gpat_at = 16, timer_flags_at = 28, deadline_end = 40;
     if (is_svm(state))
         std::fill_n(state.begin() + gpat_at, 8, std::byte{0});
     else
@@ -228,6 +249,18 @@ bool is_carried(const Bytes& state) {
                          : number_at<std::uint64_t>(state, 8) != ~std::uint64_t{0};
 }
 
+void says_what_is_lost(const kvm::tool::FoundState& found, const Bytes& answer) {
+    const auto says = [&](std::string_view what) {
+        return std::ranges::any_of(found.notes, [&](const std::string& note) { return note.contains(what); });
+    };
+    if (is_svm(answer)) {
+        CHECK((says("gpat") || number_at<std::uint64_t>(answer, gpat_at) == 0));
+        CHECK((!says("GIF") || says((flags_of(answer) & gif_set) != 0 ? "is set" : "is clear")));
+    } else {
+        CHECK(says("preemption timer") == ((number_at<std::uint32_t>(answer, timer_flags_at) & 1) != 0));
+    }
+}
+
 void holds_what_kvm_gave(const Contents& contents, const Moment& moment) {
     REQUIRE(contents.states.size() == inputs.vcpus);
     for (unsigned vcpu = 0; vcpu < inputs.vcpus; ++vcpu) {
@@ -236,11 +269,7 @@ void holds_what_kvm_gave(const Contents& contents, const Moment& moment) {
         const auto& answer = moment.states[vcpu];
         CHECK(found.vcpu == vcpu);
         CHECK(found.bytes == (is_carried(answer) ? as_qemu_carries(answer) : Bytes{}));
-        for (const auto& note : found.notes) {
-            std::println("note: {}, vCPU {}: {}", contents.format, vcpu, note);
-            if (note.contains("GIF"))
-                CHECK(note.contains((flags_of(answer) & gif_set) != 0 ? "is set" : "is clear"));
-        }
+        says_what_is_lost(found, answer);
     }
 }
 
@@ -295,6 +324,9 @@ TEST_CASE("QEMU: L2 is active in what is read, and its page is in L1's memory") 
     CHECK(address < memory_size);
     CHECK(address % 4096 == 0);
     std::println("note: {}", kvm::summary(*state).view());
+    for (const auto& found : contents.states)
+        for (const auto& note : found.notes)
+            std::println("note: vCPU {}: {}", found.vcpu, note);
 }
 
 TEST_SUITE("svm") {
@@ -304,13 +336,15 @@ TEST_SUITE("svm") {
         const kvm::Vmcb12Fields is{page_of(found)};
         const kvm::Vmcb12Fields has{std::span{captured().nested.page}.first<4096>()};
         for (const std::string_view name :
-             {"intercepts[0]", "intercepts[1]", "intercepts[2]", "intercepts[3]", "intercepts[4]",
-              "iopm_base_pa", "msrpm_base_pa", "tsc_offset", "asid", "misc_ctl", "nested_cr3"}) {
+             {"intercepts[0]", "intercepts[1]", "intercepts[2]", "intercepts[3]", "iopm_base_pa",
+              "msrpm_base_pa", "tsc_offset", "asid", "misc_ctl", "nested_cr3"}) {
             CAPTURE(name);
             const auto* const field = kvm::find_vmcb12_field(name);
             REQUIRE(field != nullptr);
             CHECK(is[*field] == has[*field]);
         }
+        // Linux 7 drops those of instructions that the vCPU does not have by its CPUID: XSETBV here.
+        CHECK((is["intercepts[4]"] & ~has["intercepts[4]"]) == 0);
         CHECK(is["nested_cr3"] != 0);
         CHECK(is["rax"] == address_of_l2(found.bytes)); // L1's, with which it executed VMRUN
     }

@@ -56,6 +56,12 @@ StockQemu::~StockQemu() {
     std::fclose(answers_);
 }
 
+bool StockQemu::has_ended() {
+    siginfo_t info{};
+    return ::waitid(P_PID, static_cast<id_t>(process_), &info, WEXITED | WNOHANG | WNOWAIT) == 0
+           && info.si_pid != 0;
+}
+
 std::string StockQemu::line() {
     std::string result;
     for (int c = 0; (c = std::fgetc(answers_)) != '\n';) {

@@ -33,6 +33,9 @@ class StockQemu {
     /// Migrates to `file`, while the machine is stopped, and waits for the end.
     void migrate(const std::string& file);
 
+    /// As it does when L1 reboots.
+    bool has_ended();
+
   private:
     std::string line();
 
