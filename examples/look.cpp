@@ -2,7 +2,8 @@
 //
 // A nested state from the inside: what it is, which guest memory it needs, and one field of it. Takes a file
 // of raw bytes.
-#include <algorithm>
+#include <concepts>
+#include <cstdint>
 #include <cstdio>
 #include <fstream>
 #include <iterator>
@@ -39,8 +40,10 @@ int main(int argc, char** argv) {
     });
     std::println("KVM writes to {} guest pages behind it", written);
 
-    state->state.visit([](const auto& view) {
-        if constexpr (requires { view.fields()["guest_cr3"]; })
+    state->state.visit([]<class View>(const View& view) {
+        if constexpr (std::derived_from<View, kvm::vmx::WithVmcs12>)
             std::println("L2's CR3 is {:#x}", view.fields()["guest_cr3"]);
+        if constexpr (std::same_as<View, kvm::svm::L2Active>)
+            std::println("L1's CR3 is {:#x}", view.fields()["cr3"]);
     });
 }

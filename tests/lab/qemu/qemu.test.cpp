@@ -230,7 +230,7 @@ const Captured& captured() {
 Contents read(std::span<const std::byte> stream) {
     auto reading = kvm::tool::read_qemu_stream(stream);
     if (!reading)
-        lab::give_up(std::format("{} at {}", reading.error().reason, reading.error().offset));
+        lab::give_up(std::format("{} at {}", reading.error().reason, reading.error().offset.value_or(0)));
     return *std::move(reading);
 }
 
