@@ -331,6 +331,58 @@ Values registers_of_l2(const machine::Machine& machine) {
     };
 }
 
+Values values(const lab::vmx::State& state) {
+    Values values;
+    for (const auto [field, value] : fields_of(state))
+        if (field->encoding != kvm::no_encoding)
+            values[field->name] = value;
+    return values;
+}
+
+/// vmx_fields in L2, and what L1 had read of its VMCS before that.
+struct RunningL2 {
+    lab::Vm vm;
+    Values given;
+};
+
+RunningL2 l2_with_distinct_values(guests::Image image) {
+    auto vm = lab::started(image, {.flags = guests::nested_paging});
+    const auto& machine = vm.machine;
+    lab::run_to(machine, at::read); // the lists are empty so far
+    give_list(machine, rows_for_l2(may_write_any_field(machine)));
+    lab::run_to(machine, at::l2_written);
+    for (const auto& row : taken_list(machine))
+        if (row.outcome != succeeded)
+            CHECK(row.outcome == unsupported_component);
+    give_list(machine, rows_of_all());
+    lab::run_to(machine, at::l2_read);
+    auto given = values(taken_list(machine));
+    CHECK(differing(state_of(machine), given) == "");
+    lab::run_to(machine, at::l2);
+    lab::complete_io(machine);
+    return {std::move(vm), std::move(given)};
+}
+
+/// Lets L2 exit. L1 must find in its VMCS what is printed then, and what L2 had when it exited.
+void check_left_to_l1(const machine::Machine& machine, const Values& of_l2) {
+    lab::run_to(machine, at::exited);
+    const auto state = state_of(machine);
+    CHECK(state.phase() == kvm::Phase::vmx_current_vmcs);
+    CHECK(unexpected_bytes(state) == "");
+    give_list(machine, rows_of_all());
+    lab::run_to(machine, at::exited_read);
+    const auto seen_by_l1 = values(taken_list(machine));
+    CHECK(differing(state, seen_by_l1) == "");
+    for (const auto& [name, value] : seen_by_l1) {
+        if (kvm::find_vmcs12_field(name)->group == FieldGroup::read_only)
+            continue;
+        CAPTURE(name);
+        CHECK(value == of_l2.at(name));
+    }
+    CHECK(seen_by_l1.at("vm_exit_reason") == 18);         // VMCALL
+    CHECK(seen_by_l1.at("vm_exit_instruction_len") == 3); // its length
+}
+
 } // namespace
 
 TEST_CASE("what L1 writes with VMWRITE, by encodings, is printed by name, field by field") {
@@ -435,19 +487,8 @@ TEST_CASE("what a state has in a field L1 reads there with VMREAD, and KVM has n
 }
 
 TEST_CASE("while L2 runs, and after its exit, all that L1 gave it is printed, but for what changes then") {
-    const auto machine = guest_at(IMAGE(vmx_fields), at::read); // the lists were empty so far
-    give_list(machine, rows_for_l2(may_write_any_field(machine)));
-    lab::run_to(machine, at::l2_written);
-    for (const auto& row : taken_list(machine))
-        if (row.outcome != succeeded)
-            CHECK(row.outcome == unsupported_component);
-    give_list(machine, rows_of_all());
-    lab::run_to(machine, at::l2_read);
-    const auto given = values(taken_list(machine));
-    CHECK(differing(state_of(machine), given) == "");
-
-    lab::run_to(machine, at::l2);
-    lab::complete_io(machine);
+    const auto [vm, given] = l2_with_distinct_values(IMAGE(vmx_fields));
+    const auto& machine = vm.machine;
     const auto state = state_of(machine);
     CHECK(state.phase() == kvm::Phase::vmx_l2_active);
     lab::capture("l2-distinct-values", machine);
@@ -465,22 +506,19 @@ TEST_CASE("while L2 runs, and after its exit, all that L1 gave it is printed, bu
     expected["guest_linear_address"] = fields_of(state)["guest_linear_address"];
     CHECK(differing(state, expected) == "");
     CHECK(unexpected_bytes(state) == "");
+    check_left_to_l1(machine, expected);
+}
 
-    lab::run_to(machine, at::exited);
-    const auto after = state_of(machine);
-    CHECK(after.phase() == kvm::Phase::vmx_current_vmcs);
-    give_list(machine, rows_of_all());
-    lab::run_to(machine, at::exited_read);
-    const auto seen_by_l1 = values(taken_list(machine));
-    CHECK(differing(after, seen_by_l1) == "");
-    for (const auto& [name, value] : seen_by_l1)
-        if (kvm::find_vmcs12_field(name)->group != FieldGroup::read_only) {
-            CAPTURE(name);
-            CHECK(value == expected[name]);
-        }
-    CHECK(fields_of(after)["vm_exit_reason"] == 18);         // VMCALL
-    CHECK(fields_of(after)["vm_exit_instruction_len"] == 3); // its length
-    CHECK(unexpected_bytes(after) == "");
+TEST_CASE("an L2 that moves finds all that L1 gave it, field by field, and L1 after its exit as well") {
+    const auto [source, given] = l2_with_distinct_values(IMAGE(vmx_fields));
+    const auto before = state_of(source.machine);
+    const auto vm = lab::bare_vm();
+    lab::restore(vm, lab::save(source));
+    const auto after = state_of(vm.machine);
+    auto expected = values(before);
+    expected["guest_linear_address"] = fields_of(after)["guest_linear_address"];
+    CHECK(differing(after, expected) == "");
+    check_left_to_l1(vm.machine, expected);
 }
 
 TEST_SUITE_END();
