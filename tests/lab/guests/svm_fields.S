@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 //
-// svm_fields: an L1 whose VMCB has a value of its own in each field of the control area, and whose own registers, as far
-// as VMRUN saves them, have each a value of its own.
+// svm_fields: an L1 whose VMCB has a value of its own in each field of the control area, and whose own registers, as
+// far as VMRUN saves them, have each a value of its own.
 //   PORT_PHASE 1  from L1: the next is VMRUN
 //   PORT_PHASE 2  from L2, which then calls L1
 //   PORT_PHASE 3  from L1, L2 having exited. Then HLT.
@@ -30,7 +30,7 @@
 #define L1_IDT_LIMIT 0x5a0a
 #define L1_IDT_BASE 0x00005a0b01020304
 
-// A row for vmcb_write.
+// A row for vmcb_write, of any size.
 .macro control_row offset, size, value
     .short \offset, \size
     .if \size == 1
@@ -45,8 +45,8 @@
 .endm
 #define CONTROL_ROW(name, offset, size, value) control_row offset, size, value
 
-// A descriptor of a GDT: 64-bit code or a system segment has no use for its base. `rights` has type, S, DPL and P in
-// its lower byte, AVL, L, D and G above it.
+// A descriptor of a GDT, 8 bytes; that of a system segment has 8 more, for the upper half of its base. `rights` has type,
+// S, DPL and P in its lower byte, AVL, L, D and G above it.
 .macro descriptor base, limit, rights
     .short \limit & 0xffff, \base & 0xffff
     .byte \base >> 16 & 0xff, \rights & 0xff, (\limit >> 16 & 0xf) | (\rights >> 8 << 4), \base >> 24 & 0xff
