@@ -191,6 +191,20 @@ TEST_CASE("a section that is not where the description puts it is refused") {
     refuses("", "{\"name\": \"apic\"", "1, {\"name\": \"apic\"", "is none");
 }
 
+TEST_CASE("a section without its footer is refused where the footer should be") {
+    const auto stream = stream::of(svm_l2());
+    const auto footer = stream.before_description().size() - 1 - 5;
+    for (std::size_t at = footer; at < footer + 5; ++at) {
+        auto bytes = stream.bytes();
+        bytes[at] ^= std::byte{0x10};
+        CHECK(says(trouble_with(bytes), "the section of serial 0 does not end"));
+        CHECK(trouble_with(bytes).offset == footer);
+    }
+    auto bytes = stream.bytes();
+    bytes[footer + 5] = std::byte{1}; // the end of the sections
+    CHECK(says(trouble_with(bytes), "does not follow the end"));
+}
+
 TEST_CASE("sizes that no stream can have are refused") {
     const auto stream = stream::of(svm_l2());
     for (const std::string_view size :
