@@ -1,8 +1,6 @@
 // SPDX-License-Identifier: MIT
 //
-// Streams that QEMU 7.2 wrote in the lab (tests/lab/qemu/run --machine microvm), and what KVM had answered
-// it. The memory of guest and firmware has been cut out of them: all between the configuration and the first
-// device.
+// The streams of tests/corpus, which a real QEMU wrote, and what KVM had answered it.
 #include <algorithm>
 #include <cstddef>
 #include <fstream>
@@ -29,7 +27,7 @@ Bytes bytes_of(const std::string& name) {
 kvm::tool::Contents contents_of(const std::string& name) {
     auto reading = kvm::tool::read_qemu_stream(bytes_of(name));
     if (!reading)
-        FAIL(reading.error().reason << " at " << reading.error().offset);
+        FAIL(reading.error().reason << " at " << reading.error().offset.value_or(0));
     CHECK(reading->format == "QEMU migration stream (microvm)");
     return *reading;
 }
