@@ -24,8 +24,9 @@ constexpr std::size_t longest = (std::size_t{1} << 24) - 1;
 /// Of a description. A field of the nested state is on level 11.
 constexpr unsigned deepest = 64;
 
-constexpr std::string_view take_it_again =
-    "migrate again, to a file on a disk with room, and wait until `info migrate` says completed";
+constexpr std::string_view take_it_again = "migrate again, to a file on a disk with room, and wait until "
+                                           "`info migrate` says completed; types of machines "
+                                           "before 2.4 have no description";
 constexpr std::string_view report = "report this, with the version of the QEMU that wrote it";
 
 std::unexpected<Trouble> trouble(std::size_t offset, std::string reason, std::string_view next_step) {
@@ -47,8 +48,7 @@ std::unexpected<Trouble> without_description(Bytes stream) {
         return trouble(
             size,
             "the stream is complete, but without the description of its fields that QEMU writes at the end",
-            "migrate again without postcopy, and with a machine whose suppress-vmdesc is off, as it is in "
-            "all types since 2.3");
+            "migrate again, without going over to postcopy, and without suppress-vmdesc=on in -machine");
     return trouble(
         size,
         "the stream does not end with the description of its fields: it is cut off, or something follows it",

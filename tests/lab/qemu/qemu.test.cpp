@@ -141,6 +141,7 @@ Bytes page_of_l1(lab::StockQemu& qemu, std::uint64_t address) {
     return bytes_of("page");
 }
 
+// Of shared memory that is a file: QEMU 10 carries any other.
 void leave_out_memory(lab::StockQemu& qemu, bool on) {
     qemu.execute(
         "migrate-set-capabilities",
@@ -185,7 +186,7 @@ Captured capture() {
          "-machine",
          inputs.machine + ",memory-backend=ram",
          "-object",
-         "memory-backend-memfd,share=on,id=ram,size=" + memory,
+         "memory-backend-file,mem-path=ram,share=on,id=ram,size=" + memory,
          "-m",
          memory,
          "-smp",
