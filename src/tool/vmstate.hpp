@@ -9,8 +9,8 @@
 //     06 length { "page_size": 4096, "devices": [ ... ] }                           the description
 //
 // All numbers are big-endian. Names have their length in front, one byte. Seen to hold in QEMU 7.2 and 10.0,
-// for all types of machines since 2.4, also with postcopy allowed, background snapshots, compression,
-// mapped-ram and multifd.
+// with types of machines back to 2.4, with postcopy allowed, background snapshots, compression, mapped-ram
+// and multifd.
 #pragma once
 #include "reader.hpp"
 
