@@ -40,7 +40,7 @@ int show_text(Output& out, const Show& arguments, const Contents& contents, cons
               const std::string& file) {
     out.heading(title(file, contents, state));
     if (state.bytes.empty()) {
-        out << "  no nested state: the vCPU is not in nested operation\n";
+        out << "  no nested state: none was saved for this vCPU\n";
         show_surroundings(out, state, arguments.redact);
         return fine;
     }
