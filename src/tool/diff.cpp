@@ -17,8 +17,9 @@ std::size_t diff_states(Output& out, const Diff& arguments, const FoundState& a,
     }
     const auto count = difference(a.bytes, b.bytes, [&](std::string_view piece) noexcept { out << piece; },
                                   {.ignored_too = arguments.all, .redact = arguments.redact});
-    if (count == 1 && a.bytes.size() != b.bytes.size())
-        out << std::format("bytes in all: {} -> {}\n", a.bytes.size(), b.bytes.size());
+    if (count != 0 && out.text().empty())
+        out << std::format("bytes that are in no field, of {} -> {} bytes in all\n", a.bytes.size(),
+                           b.bytes.size());
     return count;
 }
 

@@ -33,7 +33,7 @@ struct DifferenceOptions {
 
 /// Hands over every field that differs and answers how many differ: 0 exactly if the states are equivalent.
 /// Where only one has a payload, or the vendors differ, that is told by the header's fields. Where one of the
-/// two is no state and they are not the same bytes, the answer is 1 and nothing is handed over.
+/// two is no state, or bytes differ that are in no field, the answer is 1 and nothing is handed over.
 std::size_t difference(std::span<const std::byte> a, std::span<const std::byte> b,
                        Receiver<const Difference&> receiver, const DifferenceOptions& options = {}) noexcept;
 

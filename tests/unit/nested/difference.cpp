@@ -126,6 +126,16 @@ TEST_CASE("bytes that are no state differ or not, without a field") {
     CHECK(count(unit::vmx_l2(), longer) == 1);
 }
 
+// Found by tests/fuzz.
+TEST_CASE("what is cut off in the middle of a payload differs, without a field") {
+    auto a = unit::vmx_l2(), b = a;
+    a.resize(1440);
+    b.resize(1440);
+    CHECK(kvm::difference(a, b, [](const kvm::Difference&) noexcept {}) == 0);
+    b[1000] ^= std::byte{1};
+    CHECK(kvm::difference(a, b, [](const kvm::Difference&) noexcept { FAIL_CHECK("no field is whole"); }) == 1);
+}
+
 TEST_CASE("a redacted difference tells that values differ, and structure, but no value") {
     const auto vmx = unit::vmx_l2();
     CHECK(text(vmx,
