@@ -37,8 +37,25 @@ std::optional<Contents> states_of(const std::string& path, std::optional<unsigne
     return *std::move(contents);
 }
 
-std::string title(const std::string& path, const Contents& contents, const FoundState& state) {
-    return std::format("{}: vCPU {}, {}", path == "-" ? "standard input" : path, state.vcpu, contents.format);
+int for_each_state(const std::vector<std::string>& files, std::optional<unsigned> vcpu,
+                   const std::function<int(const StateOfFile&)>& answer) {
+    int status = fine;
+    for (const auto& file : files) {
+        const auto contents = states_of(file, vcpu);
+        if (!contents) {
+            status = in_trouble;
+            continue;
+        }
+        for (const auto& state : contents->states)
+            if (answer({file, *contents, state}) != fine)
+                status = in_trouble;
+    }
+    return status;
+}
+
+std::string title(const StateOfFile& what) {
+    return std::format("{}: vCPU {}, {}", what.file == "-" ? "standard input" : what.file, what.state.vcpu,
+                       what.contents.format);
 }
 
 } // namespace kvm::tool

@@ -5,6 +5,7 @@
 #pragma once
 #include "reader.hpp"
 
+#include <functional>
 #include <optional>
 #include <string>
 #include <vector>
@@ -67,7 +68,19 @@ int run(const Probe& arguments);
 /// The states of an input, or of one vCPU in it; complains where there are none.
 std::optional<Contents> states_of(const std::string& path, std::optional<unsigned> vcpu);
 
+/// One state of one input.
+struct StateOfFile {
+    const std::string& file;
+    const Contents& contents;
+    const FoundState& state;
+};
+
+/// Calls `answer` for each state of each input, and goes on with the next one after trouble.
+/// @return fine, or in_trouble if there was any
+int for_each_state(const std::vector<std::string>& files, std::optional<unsigned> vcpu,
+                   const std::function<int(const StateOfFile&)>& answer);
+
 /// "FILE: vCPU 0, QEMU migration stream".
-std::string title(const std::string& path, const Contents& contents, const FoundState& state);
+std::string title(const StateOfFile& what);
 
 } // namespace kvm::tool

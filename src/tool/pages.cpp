@@ -24,22 +24,15 @@ std::size_t list(Output& out, const FoundState& state) {
 
 int run(const Pages& arguments) {
     Output out;
-    int status = fine;
     bool first = true;
-    for (const auto& file : arguments.files) {
-        const auto contents = states_of(file, arguments.vcpu);
-        if (!contents) {
-            status = in_trouble;
-            continue;
-        }
-        for (const auto& state : contents->states) {
-            if (!std::exchange(first, false))
-                out << "\n";
-            out.heading(title(file, *contents, state));
-            if (list(out, state) == 0)
-                out << "no guest memory is referred to\n";
-        }
-    }
+    const int status = for_each_state(arguments.files, arguments.vcpu, [&](const StateOfFile& what) {
+        if (!std::exchange(first, false))
+            out << "\n";
+        out.heading(title(what));
+        if (list(out, what.state) == 0)
+            out << "no guest memory is referred to\n";
+        return fine;
+    });
     return out.flush(status);
 }
 

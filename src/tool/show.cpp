@@ -2,6 +2,7 @@
 #include "commands.hpp"
 #include "output.hpp"
 
+#include <algorithm>
 #include <format>
 #include <utility>
 
@@ -36,9 +37,9 @@ int show_fields(Output& out, const Show& arguments, const FoundState& state) {
     return status;
 }
 
-int show_text(Output& out, const Show& arguments, const Contents& contents, const FoundState& state,
-              const std::string& file) {
-    out.heading(title(file, contents, state));
+int show_text(Output& out, const Show& arguments, const StateOfFile& what) {
+    const auto& state = what.state;
+    out.heading(title(what));
     if (state.bytes.empty()) {
         out << "  no nested state: none was saved for this vCPU\n";
         show_surroundings(out, state, arguments.redact);
@@ -46,54 +47,49 @@ int show_text(Output& out, const Show& arguments, const Contents& contents, cons
     }
     if (!arguments.fields.empty())
         return show_fields(out, arguments, state);
-    const auto fields = arguments.all     ? FieldsShown::all
-                        : arguments.brief ? FieldsShown::none
-                                          : FieldsShown::non_zero;
     describe(state.bytes, out.sink(),
              {.fields = FieldsShown::none, .ranges = false, .redact = arguments.redact});
     show_surroundings(out, state, arguments.redact);
-    if (fields != FieldsShown::none)
+    if (!arguments.brief)
         describe(state.bytes, out.sink(),
-                 {.first_screen = false, .fields = fields, .redact = arguments.redact});
+                 {.first_screen = false,
+                  .fields = arguments.all ? FieldsShown::all : FieldsShown::non_zero,
+                  .redact = arguments.redact});
     return fine;
 }
 
-int show_state(Output& out, const Show& arguments, const Contents& contents, const FoundState& state,
-               const std::string& file) {
-    int status = fine;
-    if (arguments.json)
-        out << (state.bytes.empty()
-                    ? "null\n"
-                    : to_json(state.bytes, {.zeros = arguments.all, .redact = arguments.redact}));
-    else
-        status = show_text(out, arguments, contents, state, file);
-    if (const auto refused = state.refused())
-        status =
-            complain(file, {std::format("no vCPU can be in this state: {}", description(refused->code)),
-                            static_cast<std::size_t>(refused->detail),
-                            "the fields above are as they were found; look at the one at that offset first"});
-    return status;
+void show_json(Output& out, const Show& arguments, const FoundState& state) {
+    out << (state.bytes.empty() ? "null\n"
+                                : to_json(state.bytes, {.zeros = arguments.all, .redact = arguments.redact}));
+}
+
+/// A state that is shown all the same.
+int complain_if_refused(const StateOfFile& what) {
+    const auto refused = what.state.refused();
+    if (!refused)
+        return fine;
+    return complain(what.file,
+                    {std::format("no vCPU can be in this state: {}", description(refused->code)),
+                     static_cast<std::size_t>(refused->detail),
+                     "the fields are shown as they were found; look at the one at that offset first"});
 }
 
 } // namespace
 
 int run(const Show& arguments) {
     Output out;
-    int status = fine;
     bool first = true;
-    for (const auto& file : arguments.files) {
-        const auto contents = states_of(file, arguments.vcpu);
-        if (!contents) {
-            status = in_trouble;
-            continue;
-        }
-        for (const auto& state : contents->states) {
-            if (!std::exchange(first, false) && !arguments.json)
+    const int status = for_each_state(arguments.files, arguments.vcpu, [&](const StateOfFile& what) {
+        int answer = fine;
+        if (arguments.json) {
+            show_json(out, arguments, what.state);
+        } else {
+            if (!std::exchange(first, false))
                 out << "\n";
-            if (show_state(out, arguments, *contents, state, file) != fine)
-                status = in_trouble;
+            answer = show_text(out, arguments, what);
         }
-    }
+        return std::max(answer, complain_if_refused(what));
+    });
     return out.flush(status);
 }
 
