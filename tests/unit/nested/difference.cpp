@@ -133,7 +133,8 @@ TEST_CASE("what is cut off in the middle of a payload differs, without a field")
     b.resize(1440);
     CHECK(kvm::difference(a, b, [](const kvm::Difference&) noexcept {}) == 0);
     b[1000] ^= std::byte{1};
-    CHECK(kvm::difference(a, b, [](const kvm::Difference&) noexcept { FAIL_CHECK("no field is whole"); }) == 1);
+    CHECK(kvm::difference(a, b, [](const kvm::Difference&) noexcept { FAIL_CHECK("no field is whole"); })
+          == 1);
 }
 
 TEST_CASE("a redacted difference tells that values differ, and structure, but no value") {
