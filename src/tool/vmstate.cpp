@@ -27,6 +27,9 @@ constexpr unsigned deepest = 64;
 constexpr std::string_view take_it_again = "migrate again, to a file on a disk with room, and wait until "
                                            "`info migrate` says completed; types of machines "
                                            "before 2.4 have no description";
+constexpr std::string_view no_footers = "the streams of machine types up to 2.3 have no footers behind their "
+                                        "sections, and are not read; of another "
+                                        "report this, with the version of the QEMU that wrote it";
 constexpr std::string_view report = "report this, with the version of the QEMU that wrote it";
 
 std::unexpected<Trouble> trouble(std::size_t offset, std::string reason, std::string_view next_step) {
@@ -202,7 +205,7 @@ std::expected<std::size_t, Trouble> Reader::begin_of_section(const Json& device,
         return trouble(offset,
                        std::format("the section of {} {} {} where the description puts it", printable(name),
                                    *instance, what),
-                       report);
+                       no_footers);
     };
     if (end < footer || end - footer < *size || end - footer - *size < header)
         return misplaced(0, "does not fit");

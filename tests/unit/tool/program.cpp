@@ -187,6 +187,18 @@ TEST_CASE("no argument is wrong without a word on what is right") {
     }
 }
 
+TEST_CASE("colour is for terminals, and for who wants it there") {
+    const Folder folder;
+    write("a", svm_l2());
+    const auto on_terminal = [](const char* settings) {
+        return shell(std::format("{} script -qec '$K show --brief a' /dev/null", settings)).text;
+    };
+    CHECK(on_terminal("NO_COLOR= TERM=xterm").contains("\x1b[1mSVM, L2 active, 4224 bytes\x1b[0m"));
+    CHECK(!on_terminal("NO_COLOR=1 TERM=xterm").contains("\x1b"));
+    CHECK(!on_terminal("NO_COLOR= TERM=dumb").contains("\x1b"));
+    CHECK(!shell("NO_COLOR= TERM=xterm $K show --brief a").text.contains("\x1b"));
+}
+
 TEST_CASE("a reader that goes away is no trouble, a full disk is") {
     const Folder folder;
     write("a", svm_l2());
