@@ -297,6 +297,8 @@ std::uint64_t register_of(const Moment& moment, std::string_view name, unsigned 
     }
 }
 
+TEST_SUITE_BEGIN("linux");
+
 TEST_CASE("QEMU: before L1 begins there is no nested state in the stream") {
     const auto contents = read(captured().plain.stream);
     CHECK(contents.format.starts_with("QEMU migration stream ("));
@@ -329,6 +331,8 @@ TEST_CASE("QEMU: L2 is active in what is read, and its page is in L1's memory") 
         for (const auto& note : found.notes)
             std::println("note: vCPU {}: {}", found.vcpu, note);
 }
+
+TEST_SUITE_END();
 
 TEST_SUITE("svm") {
     TEST_CASE("QEMU: the controls that are read are those that L1 has in its memory") {
@@ -370,6 +374,8 @@ TEST_SUITE("vmx") {
     }
 }
 
+TEST_SUITE_BEGIN("linux");
+
 TEST_CASE("QEMU: it names neither a preemption timer's deadline nor a gpat among the fields of its stream") {
     const auto stream = captured().nested.stream;
     const std::string_view text{reinterpret_cast<const char*>(stream.data()), stream.size()};
@@ -394,6 +400,8 @@ TEST_CASE("QEMU: the same is read out of the stream in an image of libvirt") {
     CHECK(reading->format == "libvirt save image (raw), " + read(stream).format);
     holds_what_kvm_gave(*reading, captured().nested);
 }
+
+TEST_SUITE_END();
 
 } // namespace
 
