@@ -52,9 +52,6 @@ using namespace std::chrono_literals;
 using Bytes = std::vector<std::byte>;
 using kvm::tool::Contents;
 
-/// For L1's boot and its program: far more than it takes, even where everything is emulated.
-constexpr auto patience = 100s;
-
 constexpr std::uint64_t memory_size = std::uint64_t{160} << 20;
 
 /// From the command line.
@@ -158,11 +155,14 @@ std::string end_of(const std::string& path) {
 void run_until_l2_is_active(lab::StockQemu& qemu) {
     std::ofstream{"hold"};
     qemu.execute("cont");
-    const auto deadline = std::chrono::steady_clock::now() + patience;
+    const auto deadline = std::chrono::steady_clock::now() + lab::patience;
     while (::access("held", F_OK) != 0) {
-        if (qemu.has_ended() || std::chrono::steady_clock::now() > deadline)
-            lab::give_up(std::format("L2 did not begin. L1's console ends:\n{}", end_of("console")));
-        std::this_thread::sleep_for(20ms);
+        const auto status = qemu.status();
+        if (status != "running" || std::chrono::steady_clock::now() > deadline)
+            lab::give_up(std::format(
+                "L2 did not begin. QEMU's machine is {}. Its registers:\n{}\nL1's console ends:\n{}", status,
+                qemu.monitor("info registers -a"), end_of("console")));
+        std::this_thread::sleep_for(100ms);
     }
     qemu.execute("stop");
 }
@@ -178,6 +178,7 @@ Captured capture() {
          "-display",
          "none",
          "-no-reboot",
+         "-no-shutdown", // it stands instead, and can be asked
          "-S",
          "-accel",
          "kvm",

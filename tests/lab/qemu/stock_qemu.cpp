@@ -4,11 +4,13 @@
 #include "../support/verdict.hpp"
 
 #include <array>
-#include <chrono>
 #include <csignal>
+#include <cstdio>
 #include <format>
 #include <thread>
 
+#include <poll.h>
+#include <sys/socket.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -30,21 +32,18 @@ StockQemu::StockQemu(const std::string& program, std::vector<std::string> argume
                      std::vector<std::string> environment) {
     arguments.insert(arguments.begin(), program);
     arguments.insert(arguments.end(), {"-qmp", "stdio"});
-    std::array<int, 2> to_qemu{}, from_qemu{};
-    if (::pipe(to_qemu.data()) != 0 || ::pipe(from_qemu.data()) != 0 || (process_ = ::fork()) < 0)
+    std::array<int, 2> ends{};
+    if (::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends.data()) != 0 || (process_ = ::fork()) < 0)
         give_up("no process could be made for QEMU");
     if (process_ == 0) {
-        ::dup2(to_qemu[0], STDIN_FILENO);
-        ::dup2(from_qemu[1], STDOUT_FILENO);
-        ::close(to_qemu[1]);
+        ::dup2(ends[1], STDIN_FILENO);
+        ::dup2(ends[1], STDOUT_FILENO);
         ::execve(program.c_str(), pointers_to(arguments).data(), pointers_to(environment).data());
         std::perror(program.c_str());
         ::_exit(127);
     }
-    ::close(to_qemu[0]);
-    ::close(from_qemu[1]);
-    commands_ = ::fdopen(to_qemu[1], "w");
-    answers_ = ::fdopen(from_qemu[0], "r");
+    ::close(ends[1]);
+    socket_ = ends[0];
     line(); // its greeting
     execute("qmp_capabilities");
 }
@@ -52,30 +51,32 @@ StockQemu::StockQemu(const std::string& program, std::vector<std::string> argume
 StockQemu::~StockQemu() {
     ::kill(process_, SIGKILL);
     ::waitpid(process_, nullptr, 0);
-    std::fclose(commands_);
-    std::fclose(answers_);
-}
-
-bool StockQemu::has_ended() {
-    siginfo_t info{};
-    return ::waitid(P_PID, static_cast<id_t>(process_), &info, WEXITED | WNOHANG | WNOWAIT) == 0
-           && info.si_pid != 0;
+    ::close(socket_);
 }
 
 std::string StockQemu::line() {
-    std::string result;
-    for (int c = 0; (c = std::fgetc(answers_)) != '\n';) {
-        if (c == EOF)
+    for (;;) {
+        if (const auto end = received_.find('\n'); end != std::string::npos) {
+            auto result = received_.substr(0, end);
+            received_.erase(0, end + 1);
+            return result;
+        }
+        pollfd answer{.fd = socket_, .events = POLLIN, .revents = 0};
+        if (::poll(&answer, 1, std::chrono::milliseconds{patience}.count()) == 0)
+            give_up(std::format("QEMU has not answered for {}", patience));
+        std::array<char, 4096> bytes{};
+        const auto size = ::read(socket_, bytes.data(), bytes.size());
+        if (size <= 0)
             give_up("QEMU has ended");
-        result += static_cast<char>(c);
+        received_.append(bytes.data(), static_cast<std::size_t>(size));
     }
-    return result;
 }
 
 nlohmann::json StockQemu::execute(std::string_view command, nlohmann::json arguments) {
     const nlohmann::json message{{"execute", command}, {"arguments", std::move(arguments)}};
-    std::fputs((message.dump() + '\n').c_str(), commands_);
-    std::fflush(commands_);
+    const auto text = message.dump() + '\n';
+    if (::send(socket_, text.data(), text.size(), MSG_NOSIGNAL) != static_cast<ssize_t>(text.size()))
+        give_up("QEMU has ended");
     for (;;) {
         auto answer = nlohmann::json::parse(line(), nullptr, false);
         if (answer.contains("error"))
@@ -89,14 +90,19 @@ std::string StockQemu::monitor(std::string_view command) {
     return execute("human-monitor-command", {{"command-line", command}}).get<std::string>();
 }
 
+std::string StockQemu::status() {
+    return execute("query-status").value("status", "none");
+}
+
 void StockQemu::migrate(const std::string& file) {
     using namespace std::chrono_literals;
     execute("migrate", {{"uri", std::format("exec:cat > {}", file)}});
+    const auto deadline = std::chrono::steady_clock::now() + patience;
     for (;;) {
         const auto status = execute("query-migrate").value("status", "none");
         if (status == "completed")
             return;
-        if (status == "failed" || status == "cancelled")
+        if (status == "failed" || status == "cancelled" || std::chrono::steady_clock::now() > deadline)
             give_up(std::format("QEMU's migration to {}: {}", file, status));
         std::this_thread::sleep_for(50ms);
     }

@@ -5,7 +5,7 @@
 
 #include <nlohmann/json.hpp>
 
-#include <cstdio>
+#include <chrono>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -14,7 +14,11 @@
 
 namespace lab {
 
-/// Ends the test where QEMU does not do as it is told: it is not under test.
+/// For L1's boot and its program, for a migration, and for each answer of QEMU: far more than it takes, even
+/// where everything is emulated.
+constexpr auto patience = std::chrono::seconds{100};
+
+/// Ends the test where QEMU does not do as it is told, or does not answer: it is not under test.
 class StockQemu {
   public:
     /// @param environment "NAME=VALUE", nothing else
@@ -33,15 +37,15 @@ class StockQemu {
     /// Migrates to `file`, while the machine is stopped, and waits for the end.
     void migrate(const std::string& file);
 
-    /// As it does when L1 reboots.
-    bool has_ended();
+    /// "running", or why the machine stands: "paused", "internal-error" after one of KVM.
+    std::string status();
 
   private:
     std::string line();
 
     pid_t process_ = -1;
-    std::FILE* commands_ = nullptr;
-    std::FILE* answers_ = nullptr;
+    int socket_ = -1;      ///< QEMU's standard input and output
+    std::string received_; ///< of which no line is complete yet
 };
 
 } // namespace lab
