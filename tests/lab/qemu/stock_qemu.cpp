@@ -29,7 +29,8 @@ std::vector<char*> pointers_to(std::vector<std::string>& words) {
 } // namespace
 
 StockQemu::StockQemu(const std::string& program, std::vector<std::string> arguments,
-                     std::vector<std::string> environment) {
+                     std::vector<std::string> environment)
+    : StockQemu{} { // so that the destructor runs when QEMU does not greet
     arguments.insert(arguments.begin(), program);
     arguments.insert(arguments.end(), {"-qmp", "stdio"});
     std::array<int, 2> ends{};
@@ -49,9 +50,11 @@ StockQemu::StockQemu(const std::string& program, std::vector<std::string> argume
 }
 
 StockQemu::~StockQemu() {
-    ::kill(process_, SIGKILL);
-    ::waitpid(process_, nullptr, 0);
-    ::close(socket_);
+    if (process_ > 0) {
+        ::kill(process_, SIGKILL);
+        ::waitpid(process_, nullptr, 0);
+        ::close(socket_);
+    }
 }
 
 std::string StockQemu::line() {

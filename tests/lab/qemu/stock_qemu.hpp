@@ -41,6 +41,7 @@ class StockQemu {
     std::string status();
 
   private:
+    StockQemu() = default;
     std::string line();
 
     pid_t process_ = -1;
