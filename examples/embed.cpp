@@ -17,13 +17,13 @@ import kvm.nested;
 
 namespace vmm {
 
-/// The one line that says which vendor this VMM is for: kvm::Svm or kvm::Vmx.
+/// The one line that says which vendor this VMM is for: kvm::nested::Svm or kvm::nested::Vmx.
 using Vendor = VMM_VENDOR;
 
 /// The VMM's way to the kernel: it counts what it asks and never shows anybody the thread's errno.
 class Kernel {
   public:
-    kvm::IoctlResult operator()(int fd, unsigned long request, void* argument) noexcept {
+    kvm::nested::IoctlResult operator()(int fd, unsigned long request, void* argument) noexcept {
         ++calls_;
         const int result = ::ioctl(fd, request, argument);
         return {result, result < 0 ? std::exchange(errno, 0) : 0};
@@ -41,11 +41,12 @@ struct Failure {
 };
 
 /// The one place where the two error types meet.
-Failure failure(const kvm::Error& error) {
-    const auto action = error.effect == kvm::Effect::nested_state_lost ? Failure::Action::reset_vcpu
-                        : error.code == kvm::Errc::wrong_vendor || error.code == kvm::Errc::nesting_off
-                            ? Failure::Action::try_elsewhere
-                            : Failure::Action::give_up;
+Failure failure(const kvm::nested::Error& error) {
+    const auto action =
+        error.effect == kvm::nested::Effect::nested_state_lost ? Failure::Action::reset_vcpu
+        : error.code == kvm::nested::Errc::wrong_vendor || error.code == kvm::nested::Errc::nesting_off
+            ? Failure::Action::try_elsewhere
+            : Failure::Action::give_up;
     return {action, std::string{error.message().view()}};
 }
 
@@ -53,33 +54,35 @@ Failure failure(const kvm::Error& error) {
 class Vcpu {
   public:
     static std::expected<Vcpu, Failure> make(int system, int vcpu, Kernel& kernel) {
-        return kvm::Host<Vendor>::probe(kvm::SystemFd{system}, kernel)
-            .transform([&](kvm::Host<Vendor> host) { return Vcpu{Nested{host, kvm::VcpuFd{vcpu}, kernel}}; })
+        return kvm::nested::Host<Vendor>::probe(kvm::nested::SystemFd{system}, kernel)
+            .transform([&](kvm::nested::Host<Vendor> host) {
+                return Vcpu{Nested{host, kvm::nested::VcpuFd{vcpu}, kernel}};
+            })
             .transform_error(failure);
     }
 
     /// Into memory that the VMM has already, as its snapshots want it.
-    std::expected<void, Failure> save(kvm::NestedState<Vendor>& into) const {
+    std::expected<void, Failure> save(kvm::nested::NestedState<Vendor>& into) const {
         return nested_.nested_state(into).transform_error(failure);
     }
-    std::expected<void, Failure> restore(const kvm::NestedState<Vendor>& state) const {
+    std::expected<void, Failure> restore(const kvm::nested::NestedState<Vendor>& state) const {
         return nested_.set_nested_state(state).transform_error(failure);
     }
 
   private:
-    using Nested = kvm::Vcpu<Vendor, kvm::IoctlRef>;
+    using Nested = kvm::nested::Vcpu<Vendor, kvm::nested::IoctlRef>;
     explicit Vcpu(Nested nested) : nested_{nested} {}
     Nested nested_;
 };
 
 /// What this vCPU cannot be in. On SVM: GIF clear without SVM ever enabled (Linux from 7.x on takes that). On
 /// VMX: in VMX operation, without a CPUID that offers it.
-template <kvm::Vendor V>
-kvm::NestedState<V> impossible() {
-    if constexpr (std::same_as<V, kvm::Svm>)
-        return kvm::NestedState<V>::gif_clear();
+template <kvm::nested::Vendor V>
+kvm::nested::NestedState<V> impossible() {
+    if constexpr (std::same_as<V, kvm::nested::Svm>)
+        return kvm::nested::NestedState<V>::gif_clear();
     else
-        return kvm::NestedState<V>::vmxon_only(0x1000);
+        return kvm::nested::NestedState<V>::vmxon_only(0x1000);
 }
 
 int complain(const Failure& failure) {
@@ -98,7 +101,7 @@ int main() {
     if (!vcpu)
         return vmm::complain(vcpu.error());
 
-    kvm::NestedState<vmm::Vendor> snapshot;
+    kvm::nested::NestedState<vmm::Vendor> snapshot;
     if (const auto saved = vcpu->save(snapshot); !saved)
         return vmm::complain(saved.error());
     if (const auto restored = vcpu->restore(snapshot); !restored)

@@ -25,25 +25,26 @@ int main(int argc, char** argv) {
     }
     std::ifstream file{argv[1], std::ios::binary};
     const std::vector<char> bytes{std::istreambuf_iterator{file}, {}};
-    const auto state = kvm::NestedStateBuffer::parse_prefix(std::as_bytes(std::span{bytes}));
+    const auto state = kvm::nested::NestedStateBuffer::parse_prefix(std::as_bytes(std::span{bytes}));
     if (!state) {
         std::println(stderr, "look: {}: {}", argv[1], state.error());
         return 1;
     }
 
-    kvm::describe(state->state, print, {.fields = kvm::FieldsShown::none, .ranges = false});
+    kvm::nested::describe(state->state, print, {.fields = kvm::nested::FieldsShown::none, .ranges = false});
 
     std::uint64_t written = 0;
-    kvm::guest_ranges(state->state, [&](const kvm::GuestRange& range) noexcept {
-        if (range.access == kvm::PageAccess::writes || range.access == kvm::PageAccess::reads_and_writes)
+    kvm::nested::guest_ranges(state->state, [&](const kvm::nested::GuestRange& range) noexcept {
+        if (range.access == kvm::nested::PageAccess::writes
+            || range.access == kvm::nested::PageAccess::reads_and_writes)
             written += range.pages();
     });
     std::println("KVM writes to {} guest pages behind it", written);
 
     state->state.visit([]<class View>(const View& view) {
-        if constexpr (std::derived_from<View, kvm::vmx::WithVmcs12>)
+        if constexpr (std::derived_from<View, kvm::nested::vmx::WithVmcs12>)
             std::println("L2's CR3 is {:#x}", view.fields()["guest_cr3"]);
-        if constexpr (std::same_as<View, kvm::svm::L2Active>)
+        if constexpr (std::same_as<View, kvm::nested::svm::L2Active>)
             std::println("L1's CR3 is {:#x}", view.fields()["cr3"]);
     });
 }

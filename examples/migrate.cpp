@@ -36,7 +36,7 @@ import kvm.vcpu;
 namespace {
 
 /// Where the guest's memory is in the file. Sections of this range belong to the VMM that writes the file.
-constexpr std::uint32_t memory_section = kvm::callers_section | 1;
+constexpr std::uint32_t memory_section = kvm::vcpu::callers_section | 1;
 
 constexpr std::uint32_t rounds = 8;     ///< how far L2 counts
 constexpr std::uint32_t save_after = 4; ///< where it is interrupted
@@ -48,7 +48,7 @@ struct Failure {
 template <class T>
 using Result = std::expected<T, Failure>;
 
-Failure failure(const kvm::Error& error) {
+Failure failure(const kvm::nested::Error& error) {
     return {std::string{error.message().view()}};
 }
 Failure failure(const machine::Failure& error) {
@@ -78,10 +78,10 @@ void say(std::format_string<Arguments...> text, Arguments&&... arguments) {
 }
 
 /// Tells in words what a nested state holds; each phase has its own view, with what means something there.
-void tell(const kvm::NestedStateBuffer& nested) {
+void tell(const kvm::nested::NestedStateBuffer& nested) {
     say("nested state: {}", nested);
-    nested.visit(kvm::overloaded{
-        [](const kvm::svm::L2Active& l2) {
+    nested.visit(kvm::nested::overloaded{
+        [](const kvm::nested::svm::L2Active& l2) {
             say("  L2 is running; L1 gave VMRUN the vmcb12 at guest physical address {:#x}", l2.vmcb12_pa());
             say("  GIF is {}, VM entry is {}", l2.gif() ? "set" : "clear",
                 l2.run_pending() ? "accepted and still to be completed" : "completed");
@@ -89,7 +89,7 @@ void tell(const kvm::NestedStateBuffer& nested) {
                 "bytes)",
                 l2.control_area().size(), l2.l1_save_area().size());
         },
-        [](const kvm::vmx::L2Active& l2) {
+        [](const kvm::nested::vmx::L2Active& l2) {
             say("  L2 is running; L1 gave VMXON {:#x} and VMPTRLD {:#x}", l2.vmxon_pa(),
                 l2.vmcs12_pa().value_or(0));
             say("  VM entry is {}", l2.run_pending() ? "accepted and still to be completed" : "completed");
@@ -103,32 +103,33 @@ void tell(const kvm::NestedStateBuffer& nested) {
 
 /// What all of this needs of KVM, in either half.
 struct Kvm {
-    kvm::Host<kvm::Any> host;
-    kvm::Prepared prepared;
+    kvm::nested::Host<kvm::nested::Any> host;
+    kvm::vcpu::Prepared prepared;
 };
 
-Result<Kvm> prepare(const machine::Machine& vm, const kvm::Requirements& requirements) {
-    TRY(host, kvm::Host<kvm::Any>::probe(kvm::SystemFd{vm.system_fd()}));
-    TRY(prepared, kvm::prepare(kvm::SystemFd{vm.system_fd()}, kvm::VmFd{vm.vm_fd()}, requirements));
+Result<Kvm> prepare(const machine::Machine& vm, const kvm::vcpu::Requirements& requirements) {
+    TRY(host, kvm::nested::Host<kvm::nested::Any>::probe(kvm::nested::SystemFd{vm.system_fd()}));
+    TRY(prepared, kvm::vcpu::prepare(kvm::nested::SystemFd{vm.system_fd()}, kvm::nested::VmFd{vm.vm_fd()},
+                                     requirements));
     utsname system{};
     uname(&system);
     say("host: Linux {}, {}, nested states of up to {} bytes", std::string_view{system.release},
-        kvm::name(host.vendor()), kvm::capacity(host.vendor()));
+        kvm::nested::name(host.vendor()), kvm::nested::capacity(host.vendor()));
     return Kvm{host, prepared};
 }
 
-kvm::WholeVcpu whole_vcpu(const machine::Machine& vm, const Kvm& kvm) {
+kvm::vcpu::WholeVcpu whole_vcpu(const machine::Machine& vm, const Kvm& kvm) {
     return {kvm.host,
             kvm.prepared,
-            kvm::SystemFd{vm.system_fd()},
-            kvm::VmFd{vm.vm_fd()},
-            kvm::VcpuFd{vm.vcpu_fd()},
+            kvm::nested::SystemFd{vm.system_fd()},
+            kvm::nested::VmFd{vm.vm_fd()},
+            kvm::nested::VcpuFd{vm.vcpu_fd()},
             &vm.run_page()};
 }
 
 /// The guests for this host.
 guests::Vendor guest_vendor(const Kvm& kvm) {
-    return kvm.host.vendor() == kvm::VendorId::vmx ? guests::Vendor::vmx : guests::Vendor::svm;
+    return kvm.host.vendor() == kvm::nested::VendorId::vmx ? guests::Vendor::vmx : guests::Vendor::svm;
 }
 
 const machine::PortOut* on_port(const machine::Exit& exit, std::uint16_t port) {
@@ -174,20 +175,20 @@ Result<void> source(const char* path) {
         state.cpuid.size(), state.feature_msrs.size(), state.msrs.size(), state.xsave.size(), state.regs.rip,
         state.sregs.cr3);
 
-    const kvm::Section memory{memory_section, vm.memory()};
-    TRY_VOID(kvm::write_file(path, state, {&memory, 1}));
+    const kvm::vcpu::Section memory{memory_section, vm.memory()};
+    TRY_VOID(kvm::vcpu::write_file(path, state, {&memory, 1}));
     say("written to {}, with {} KiB of guest memory", path, vm.memory().size() / 1024);
     return {};
 }
 
 Result<void> destination(const char* path) {
     std::println("Destination (process {})", getpid());
-    TRY(file, kvm::read_file(path));
-    TRY(parsed, kvm::parse_vcpu(file));
-    const auto memory = std::ranges::find(parsed.sections, memory_section, &kvm::Section::type);
+    TRY(file, kvm::vcpu::read_file(path));
+    TRY(parsed, kvm::vcpu::parse_vcpu(file));
+    const auto memory = std::ranges::find(parsed.sections, memory_section, &kvm::vcpu::Section::type);
     if (memory == parsed.sections.end())
         return fail("the file has no guest memory in it");
-    say("read {}: {} bytes, a vCPU of {}", path, file.size(), kvm::name(parsed.state.vendor));
+    say("read {}: {} bytes, a vCPU of {}", path, file.size(), kvm::nested::name(parsed.state.vendor));
 
     TRY(vm, machine::Machine::create({.memory_size = memory->bytes.size(), .supported_cpuid = false}));
     TRY(kvm, prepare(vm, parsed.state.requirements));
@@ -196,8 +197,8 @@ Result<void> destination(const char* path) {
 
     say("restoring, in the order that works on every kernel:");
     std::string steps;
-    for (const auto& step : kvm::restore_order)
-        steps += std::format(" {}", kvm::name(step.step));
+    for (const auto& step : kvm::vcpu::restore_order)
+        steps += std::format(" {}", kvm::vcpu::name(step.step));
     say(" {}", steps);
     TRY(report, vcpu.restore(parsed.state));
     for (const auto& msr : report.refused_msrs)
@@ -208,8 +209,8 @@ Result<void> destination(const char* path) {
     say("read back: the new vCPU holds an equivalent nested state");
 
     TRY(verdict, vcpu.first_run());
-    if (verdict != kvm::FirstRun::ran)
-        return fail(std::format("the first KVM_RUN did not enter L2: {}", kvm::name(verdict)));
+    if (verdict != kvm::vcpu::FirstRun::ran)
+        return fail(std::format("the first KVM_RUN did not enter L2: {}", kvm::vcpu::name(verdict)));
     say("first KVM_RUN: entered");
 
     const auto first = vm.last_exit();

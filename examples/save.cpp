@@ -9,7 +9,7 @@
 
 import kvm.nested;
 
-int failed(const kvm::Error& error) {
+int failed(const kvm::nested::Error& error) {
     std::println(stderr, "save: {}", error);
     return 1;
 }
@@ -18,10 +18,10 @@ int main() {
     const int system = open("/dev/kvm", O_RDWR | O_CLOEXEC);
     const int vcpu = ioctl(ioctl(system, KVM_CREATE_VM, 0), KVM_CREATE_VCPU, 0);
 
-    const auto host = kvm::Host<kvm::Any>::probe(kvm::SystemFd{system});
+    const auto host = kvm::nested::Host<kvm::nested::Any>::probe(kvm::nested::SystemFd{system});
     if (!host)
         return failed(host.error());
-    const kvm::Vcpu nested{*host, kvm::VcpuFd{vcpu}};
+    const kvm::nested::Vcpu nested{*host, kvm::nested::VcpuFd{vcpu}};
 
     const auto saved = nested.nested_state();
     if (!saved)

@@ -57,9 +57,10 @@ std::expected<std::vector<std::byte>, Trouble> bytes_of(const Json& numbers) {
 /// kvm-bindings writes the kernel's structures byte by byte.
 std::optional<Registers> registers_of(const Json& vcpu) {
     const auto regs = bytes_of(member(vcpu, "regs")), sregs = bytes_of(member(vcpu, "sregs"));
-    uapi::Regs general;
+    vcpu::uapi::Regs general;
     std::uint64_t cr3;
-    constexpr auto cr3_at = offsetof(uapi::Sregs2, cr3); // struct kvm_sregs begins like struct kvm_sregs2
+    constexpr auto cr3_at =
+        offsetof(vcpu::uapi::Sregs2, cr3); // struct kvm_sregs begins like struct kvm_sregs2
     if (!regs || regs->size() < sizeof general || !sregs || sregs->size() < cr3_at + sizeof cr3)
         return std::nullopt;
     std::memcpy(&general, regs->data(), sizeof general);

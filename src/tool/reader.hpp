@@ -15,6 +15,8 @@ import kvm.nested;
 
 namespace kvm::tool {
 
+using namespace nested;
+
 using Bytes = std::span<const std::byte>;
 
 /// Why there is no answer, for a person.

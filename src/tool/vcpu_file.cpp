@@ -19,7 +19,7 @@ bool is_vcpu_file(Bytes input) {
 }
 
 Reading read_vcpu_file(Bytes input) {
-    const auto file = parse_vcpu(input);
+    const auto file = vcpu::parse_vcpu(input);
     if (!file)
         return std::unexpected{Trouble{std::string{description(file.error().code)},
                                        static_cast<std::size_t>(file.error().detail),

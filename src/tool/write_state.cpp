@@ -20,7 +20,7 @@ int write_state(const std::string& path, Bytes state) {
         out << std::string_view{reinterpret_cast<const char*>(state.data()), state.size()};
         return out.flush(fine);
     }
-    if (const auto written = write_file(path.c_str(), state); !written)
+    if (const auto written = vcpu::write_file(path.c_str(), state); !written)
         return complain(path, {std::strerror(written.error().error_number), std::nullopt,
                                "name another file with -o; nothing was written"});
     std::println(stderr, "kvm-nested: wrote {}: {}", path, summary(state).view());

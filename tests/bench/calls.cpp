@@ -25,8 +25,8 @@ struct Raw {
 };
 using RawVmx = Raw<8320>;
 using RawSvm = Raw<4224>;
-using Vmx = kvm::NestedState<kvm::Vmx>;
-using Svm = kvm::NestedState<kvm::Svm>;
+using Vmx = kvm::nested::NestedState<kvm::nested::Vmx>;
+using Svm = kvm::nested::NestedState<kvm::nested::Svm>;
 
 constexpr unsigned long get_nested_state = 0xc080'aebe;
 constexpr unsigned long set_nested_state = 0x4080'aebf;
@@ -78,32 +78,34 @@ RAW_VALUE(value_vmx, RawVmx)
 RAW_VALUE(value_svm, RawSvm)
 RAW_VALUE(value_any, RawVmx)
 
-bool typed_get_vmx(kvm::Host<kvm::Vmx> host, int fd, Vmx* state) {
-    return kvm::Vcpu{host, kvm::VcpuFd{fd}}.nested_state(*state).has_value();
+bool typed_get_vmx(kvm::nested::Host<kvm::nested::Vmx> host, int fd, Vmx* state) {
+    return kvm::nested::Vcpu{host, kvm::nested::VcpuFd{fd}}.nested_state(*state).has_value();
 }
-bool typed_get_svm(kvm::Host<kvm::Svm> host, int fd, Svm* state) {
-    return kvm::Vcpu{host, kvm::VcpuFd{fd}}.nested_state(*state).has_value();
+bool typed_get_svm(kvm::nested::Host<kvm::nested::Svm> host, int fd, Svm* state) {
+    return kvm::nested::Vcpu{host, kvm::nested::VcpuFd{fd}}.nested_state(*state).has_value();
 }
-bool typed_get_any(kvm::Host<kvm::Any> host, int fd, kvm::NestedStateBuffer* state) {
-    return kvm::Vcpu{host, kvm::VcpuFd{fd}}.nested_state(*state).has_value();
+bool typed_get_any(kvm::nested::Host<kvm::nested::Any> host, int fd, kvm::nested::NestedStateBuffer* state) {
+    return kvm::nested::Vcpu{host, kvm::nested::VcpuFd{fd}}.nested_state(*state).has_value();
 }
-bool typed_set_vmx(kvm::Host<kvm::Vmx> host, int fd, const Vmx* state) {
-    return kvm::Vcpu{host, kvm::VcpuFd{fd}}.set_nested_state(*state).has_value();
+bool typed_set_vmx(kvm::nested::Host<kvm::nested::Vmx> host, int fd, const Vmx* state) {
+    return kvm::nested::Vcpu{host, kvm::nested::VcpuFd{fd}}.set_nested_state(*state).has_value();
 }
-bool typed_set_svm(kvm::Host<kvm::Svm> host, int fd, const Svm* state) {
-    return kvm::Vcpu{host, kvm::VcpuFd{fd}}.set_nested_state(*state).has_value();
+bool typed_set_svm(kvm::nested::Host<kvm::nested::Svm> host, int fd, const Svm* state) {
+    return kvm::nested::Vcpu{host, kvm::nested::VcpuFd{fd}}.set_nested_state(*state).has_value();
 }
-bool typed_set_any(kvm::Host<kvm::Any> host, int fd, const kvm::NestedStateBuffer* state) {
-    return kvm::Vcpu{host, kvm::VcpuFd{fd}}.set_nested_state(*state).has_value();
+bool typed_set_any(kvm::nested::Host<kvm::nested::Any> host, int fd,
+                   const kvm::nested::NestedStateBuffer* state) {
+    return kvm::nested::Vcpu{host, kvm::nested::VcpuFd{fd}}.set_nested_state(*state).has_value();
 }
-std::expected<Vmx, kvm::Error> typed_value_vmx(kvm::Host<kvm::Vmx> host, int fd) {
-    return kvm::Vcpu{host, kvm::VcpuFd{fd}}.nested_state();
+std::expected<Vmx, kvm::nested::Error> typed_value_vmx(kvm::nested::Host<kvm::nested::Vmx> host, int fd) {
+    return kvm::nested::Vcpu{host, kvm::nested::VcpuFd{fd}}.nested_state();
 }
-std::expected<Svm, kvm::Error> typed_value_svm(kvm::Host<kvm::Svm> host, int fd) {
-    return kvm::Vcpu{host, kvm::VcpuFd{fd}}.nested_state();
+std::expected<Svm, kvm::nested::Error> typed_value_svm(kvm::nested::Host<kvm::nested::Svm> host, int fd) {
+    return kvm::nested::Vcpu{host, kvm::nested::VcpuFd{fd}}.nested_state();
 }
-std::expected<kvm::NestedStateBuffer, kvm::Error> typed_value_any(kvm::Host<kvm::Any> host, int fd) {
-    return kvm::Vcpu{host, kvm::VcpuFd{fd}}.nested_state();
+std::expected<kvm::nested::NestedStateBuffer, kvm::nested::Error>
+typed_value_any(kvm::nested::Host<kvm::nested::Any> host, int fd) {
+    return kvm::nested::Vcpu{host, kvm::nested::VcpuFd{fd}}.nested_state();
 }
 
 } // extern "C"

@@ -16,15 +16,16 @@ void printable(std::string_view piece) noexcept {
 
 void describe(std::span<const std::byte> state) {
     for (const bool redact : {false, true}) {
-        kvm::describe(state, printable, {.fields = kvm::FieldsShown::all, .redact = redact});
-        kvm::describe_field(state, "guest_rip", printable, {.redact = redact});
+        kvm::nested::describe(state, printable, {.fields = kvm::nested::FieldsShown::all, .redact = redact});
+        kvm::nested::describe_field(state, "guest_rip", printable, {.redact = redact});
     }
-    kvm::guest_ranges(state, [](const kvm::GuestRange& range) noexcept {
-        printable(kvm::name(range.role));
-        printable(kvm::name(range.access));
+    kvm::nested::guest_ranges(state, [](const kvm::nested::GuestRange& range) noexcept {
+        printable(kvm::nested::name(range.role));
+        printable(kvm::nested::name(range.access));
         fuzz::require(range.size == 0 || range.pages() != 0, "a range has pages");
     });
-    fuzz::require(kvm::difference(state, state, printable) == 0, "a state does not differ from itself");
+    fuzz::require(kvm::nested::difference(state, state, printable) == 0,
+                  "a state does not differ from itself");
 }
 
 } // namespace
@@ -38,10 +39,10 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
     const auto rest = input.subspan(1);
     const auto cut = rest.size() * data[0] / 256;
     const auto a = rest.first(cut), b = rest.subspan(cut);
-    const auto there = kvm::difference(a, b, printable, {.redact = true});
-    const auto back = kvm::difference(b, a, printable, {.ignored_too = false});
+    const auto there = kvm::nested::difference(a, b, printable, {.redact = true});
+    const auto back = kvm::nested::difference(b, a, printable, {.ignored_too = false});
     fuzz::require((there == 0) == (back == 0), "a differs from b exactly if b differs from a");
-    fuzz::require((there == 0) == !kvm::first_difference(a, b),
+    fuzz::require((there == 0) == !kvm::nested::first_difference(a, b),
                   "states differ exactly if they are not equivalent");
     return 0;
 }

@@ -18,10 +18,10 @@ void check(const State& state, std::span<const std::byte> input) {
     const auto again = State::parse(bytes);
     fuzz::require(again.has_value() && *again == state, "a canonical state parses to itself");
     fuzz::require(bytes.size() <= input.size(), "a state is not longer than its input");
-    fuzz::require(state.phase() != kvm::Phase::none, "a state has a phase");
+    fuzz::require(state.phase() != kvm::nested::Phase::none, "a state has a phase");
     state.visit([](const auto&) {});
-    fuzz::require(kvm::equivalent(state, *again), "a state is equivalent to itself");
-    static_cast<void>(kvm::summary(state));
+    fuzz::require(kvm::nested::equivalent(state, *again), "a state is equivalent to itself");
+    static_cast<void>(kvm::nested::summary(state));
 }
 
 template <class State>
@@ -43,8 +43,8 @@ void parse(std::span<const std::byte> input) {
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
     const auto input = fuzz::bytes(data, size);
-    parse<kvm::NestedStateBuffer>(input);
-    parse<kvm::NestedState<kvm::Vmx>>(input);
-    parse<kvm::NestedState<kvm::Svm>>(input);
+    parse<kvm::nested::NestedStateBuffer>(input);
+    parse<kvm::nested::NestedState<kvm::nested::Vmx>>(input);
+    parse<kvm::nested::NestedState<kvm::nested::Svm>>(input);
     return 0;
 }

@@ -20,7 +20,8 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
         return 0;
     }
     for (const auto& state : read->states) {
-        kvm::describe(state.bytes, [](std::string_view) noexcept {}, {.fields = kvm::FieldsShown::none});
+        kvm::nested::describe(state.bytes, [](std::string_view) noexcept {},
+                              {.fields = kvm::nested::FieldsShown::none});
         static_cast<void>(state.refused());
     }
     return 0;

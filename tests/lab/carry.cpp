@@ -33,12 +33,13 @@ std::string release() {
 /// One vCPU worth carrying, and how it has to go on.
 struct Cargo {
     const char* name;
-    kvm::Requirements requirements;
+    kvm::vcpu::Requirements requirements;
     std::uint64_t flags;
 };
 
 /// KVM_X86_QUIRK_NESTED_SVM_SHARED_PAT off: L2 has a PAT of its own, which only Linux 7.x can carry.
-constexpr kvm::Requirements separate_pat{.disabled_quirks = kvm::uapi::quirk_nested_svm_shared_pat};
+constexpr kvm::vcpu::Requirements separate_pat{.disabled_quirks =
+                                                   kvm::nested::uapi::quirk_nested_svm_shared_pat};
 
 constexpr std::array cargoes = std::to_array<Cargo>({
     {"l2-nested-paging", {}, guests::nested_paging},
@@ -48,10 +49,10 @@ constexpr std::array cargoes = std::to_array<Cargo>({
 
 std::optional<Vm> vm_for(const Cargo& cargo, bool bare) {
     auto machine = must(machine::Machine::create({.supported_cpuid = !bare}));
-    auto prepared =
-        kvm::prepare(kvm::SystemFd{machine.system_fd()}, kvm::VmFd{machine.vm_fd()}, cargo.requirements);
+    auto prepared = kvm::vcpu::prepare(kvm::nested::SystemFd{machine.system_fd()},
+                                       kvm::nested::VmFd{machine.vm_fd()}, cargo.requirements);
     if (!prepared) {
-        CHECK(prepared.error().code == kvm::Errc::requirement_not_offered);
+        CHECK(prepared.error().code == kvm::nested::Errc::requirement_not_offered);
         return std::nullopt;
     }
     return Vm{std::move(machine), *prepared};
@@ -63,9 +64,9 @@ void write(const Cargo& cargo, const Vm& vm) {
     for (std::uint32_t round = 1; round <= saved_round; ++round)
         REQUIRE(must(vm.machine.run()) == machine::Exit{machine::PortOut{guests::port::progress, 4, round}});
     const auto state = must(vm.whole().save());
-    const kvm::Section memory{lab::memory_section, vm.machine.memory().first(lab::used_memory)};
-    must(kvm::write_file(std::format("{}/{}.{}.vcpu", folder, release(), cargo.name).c_str(), state,
-                         {&memory, 1}));
+    const kvm::vcpu::Section memory{lab::memory_section, vm.machine.memory().first(lab::used_memory)};
+    must(kvm::vcpu::write_file(std::format("{}/{}.{}.vcpu", folder, release(), cargo.name).c_str(), state,
+                               {&memory, 1}));
 }
 
 /// The file's cargo; its name is RELEASE.WHAT.vcpu.
@@ -78,7 +79,7 @@ const Cargo& cargo_of(const files::path& path) {
 }
 
 /// The MSRs that were refused and have another value now: "0x48b 0x48c".
-std::string refused(const kvm::RestoreReport& report) {
+std::string refused(const kvm::vcpu::RestoreReport& report) {
     std::string list;
     for (const auto* msrs : {&report.refused_msrs, &report.derived_msrs})
         for (const auto& msr : *msrs)
@@ -88,8 +89,8 @@ std::string refused(const kvm::RestoreReport& report) {
 }
 
 /// Whether the vCPU has other VMX capabilities than L1 has seen (Intel SDM Vol. 3, Appendix A).
-bool capabilities_refused(const kvm::RestoreReport& report) {
-    return std::ranges::any_of(report.refused_msrs, [](const kvm::RefusedMsr& msr) {
+bool capabilities_refused(const kvm::vcpu::RestoreReport& report) {
+    return std::ranges::any_of(report.refused_msrs, [](const kvm::vcpu::RefusedMsr& msr) {
         return !msr.harmless() && msr.index >= 0x480 && msr.index <= 0x491;
     });
 }
@@ -103,10 +104,10 @@ void row(const char* verdict, const files::path& path, const std::string& reason
 
 void go_on(const files::path& path) {
     const auto& cargo = cargo_of(path);
-    const lab::Saved saved{must(kvm::read_file(path.c_str()))};
+    const lab::Saved saved{must(kvm::vcpu::read_file(path.c_str()))};
     CHECK(saved.state.requirements == cargo.requirements);
     CHECK(saved.state.nested.phase()
-          == (lab::is_vmx() ? kvm::Phase::vmx_l2_active : kvm::Phase::svm_l2_active));
+          == (lab::is_vmx() ? kvm::nested::Phase::vmx_l2_active : kvm::nested::Phase::svm_l2_active));
 
     const auto vm = vm_for(cargo, true);
     if (!vm) {

@@ -39,7 +39,7 @@ bool cpuid_offers_nesting() {
 
 /// A state of zeros but for what is given; `address` goes where VMX has both addresses and SVM the vmcb12's.
 lab::Bytes state(std::uint16_t flags, std::uint32_t size, std::uint64_t address) {
-    lab::Bytes bytes(kvm::Any::capacity);
+    lab::Bytes bytes(kvm::nested::Any::capacity);
     lab::store<std::uint16_t>(bytes, lab::flags_at, flags);
     lab::store<std::uint16_t>(bytes, lab::format_at, vmx_module() ? 0 : 1);
     lab::store<std::uint32_t>(bytes, lab::size_at, size);
@@ -70,20 +70,20 @@ constexpr std::array vmx_rows{
 } // namespace
 
 TEST_CASE("probing says that nesting is off, whichever way this kernel shows it") {
-    const kvm::SystemFd system{machine_without_nesting().system_fd()};
+    const kvm::nested::SystemFd system{machine_without_nesting().system_fd()};
     std::println("note: with nested=0 this kernel's capacity is {}", capacity());
     CHECK((capacity() == 0 || capacity() == (vmx_module() ? 8320 : 4224)));
     CHECK_FALSE(cpuid_offers_nesting());
 
-    const auto svm = kvm::Host<kvm::Svm>::probe(system);
+    const auto svm = kvm::nested::Host<kvm::nested::Svm>::probe(system);
     REQUIRE_FALSE(svm);
-    CHECK(svm.error().code == kvm::Errc::nesting_off);
-    const auto vmx = kvm::Host<kvm::Vmx>::probe(system);
+    CHECK(svm.error().code == kvm::nested::Errc::nesting_off);
+    const auto vmx = kvm::nested::Host<kvm::nested::Vmx>::probe(system);
     REQUIRE_FALSE(vmx);
-    CHECK(vmx.error().code == kvm::Errc::nesting_off);
-    const auto any = kvm::Host<kvm::Any>::probe(system);
+    CHECK(vmx.error().code == kvm::nested::Errc::nesting_off);
+    const auto any = kvm::nested::Host<kvm::nested::Any>::probe(system);
     REQUIRE_FALSE(any);
-    CHECK(any.error().code == kvm::Errc::nesting_off);
+    CHECK(any.error().code == kvm::nested::Errc::nesting_off);
 }
 
 TEST_CASE(
@@ -92,7 +92,7 @@ TEST_CASE(
     const bool works = capacity() != 0;
     const std::span<const Row> rows = vmx_module() ? std::span<const Row>{vmx_rows} : svm_rows;
 
-    auto buffer = state(0, kvm::Any::capacity, 0);
+    auto buffer = state(0, kvm::nested::Any::capacity, 0);
     const auto got = lab::raw_get(fd, buffer.data());
     CHECK(got.value == (works ? 0 : -1));
     if (works) {
@@ -102,10 +102,11 @@ TEST_CASE(
         CHECK(buffer == outside);
     } else {
         CHECK(got.error_number == EINVAL);
-        const auto error = kvm::classify(kvm::Operation::get_nested_state, got.value, got.error_number,
-                                         {.descriptor = kvm::DescriptorKind::vcpu});
-        CHECK(error.code == kvm::Errc::nesting_off);
-        CHECK(error.effect == kvm::Effect::unchanged);
+        const auto error =
+            kvm::nested::classify(kvm::nested::Operation::get_nested_state, got.value, got.error_number,
+                                  {.descriptor = kvm::nested::DescriptorKind::vcpu});
+        CHECK(error.code == kvm::nested::Errc::nesting_off);
+        CHECK(error.effect == kvm::nested::Effect::unchanged);
     }
 
     for (const auto& [flags, size, address, accepted] : rows) {
@@ -119,13 +120,14 @@ TEST_CASE(
             continue;
         CHECK(set.error_number == EINVAL);
         const auto found = works ? lab::read_back(fd) : lab::Bytes{};
-        const auto error = kvm::classify(kvm::Operation::set_nested_state, set.value, set.error_number,
-                                         {.descriptor = kvm::DescriptorKind::vcpu,
-                                          .attempted = attempted,
-                                          .found = found,
-                                          .nesting_off = !works});
-        CHECK(error.code == (works ? kvm::Errc::refused : kvm::Errc::nesting_off));
-        CHECK(error.effect == kvm::Effect::unchanged);
+        const auto error =
+            kvm::nested::classify(kvm::nested::Operation::set_nested_state, set.value, set.error_number,
+                                  {.descriptor = kvm::nested::DescriptorKind::vcpu,
+                                   .attempted = attempted,
+                                   .found = found,
+                                   .nesting_off = !works});
+        CHECK(error.code == (works ? kvm::nested::Errc::refused : kvm::nested::Errc::nesting_off));
+        CHECK(error.effect == kvm::nested::Effect::unchanged);
     }
 }
 
@@ -153,7 +155,7 @@ TEST_CASE(
     auto sregs = lab::get_sregs(machine);
     CHECK((sregs.cr4 & cr4_vmxe) == 0);
     sregs.cr4 |= cr4_vmxe;
-    const auto set = kvm::system_call(machine.vcpu_fd(), KVM_SET_SREGS2, &sregs);
+    const auto set = kvm::nested::system_call(machine.vcpu_fd(), KVM_SET_SREGS2, &sregs);
     CHECK(set.value == -1);
     CHECK(set.error_number == EINVAL);
 }

@@ -22,7 +22,7 @@ import :phase;
 import :view;
 import :state;
 
-export namespace kvm {
+export namespace kvm::nested {
 
 /// Room for the nested state of any vCPU: 8320 bytes, regular and trivially copyable. An empty buffer holds
 /// no vendor and no state, and is armed for KVM_GET_NESTED_STATE.
@@ -172,4 +172,4 @@ inline Text<256> summary(const NestedStateBuffer& state) noexcept {
     return summary(state.bytes());
 }
 
-} // namespace kvm
+} // namespace kvm::nested

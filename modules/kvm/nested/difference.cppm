@@ -14,7 +14,7 @@ import :state;
 import :buffer;
 import :report;
 
-export namespace kvm {
+export namespace kvm::nested {
 
 /// A field that two states have and in which they differ.
 struct Difference {
@@ -62,4 +62,4 @@ inline std::size_t difference(const NestedStateBuffer& a, const NestedStateBuffe
     return difference(a.bytes(), b.bytes(), receiver, options);
 }
 
-} // namespace kvm
+} // namespace kvm::nested

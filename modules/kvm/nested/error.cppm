@@ -12,7 +12,7 @@ export module kvm.nested:error;
 import :text;
 import :vendor;
 
-export namespace kvm {
+export namespace kvm::nested {
 
 /// Causes. Those that the kernel distinguishes stand alone; those that it does not share one that says so.
 /// The rule numbers name the checks of KVM_SET_NESTED_STATE in the order in which the kernel makes them: X
@@ -165,7 +165,7 @@ Error classify(Operation operation, int raw_result, int error_number, const Cont
 const std::error_category& error_category() noexcept;
 std::error_code make_error_code(Errc) noexcept;
 
-} // namespace kvm
+} // namespace kvm::nested
 
 template <>
-struct std::is_error_code_enum<kvm::Errc> : std::true_type {};
+struct std::is_error_code_enum<kvm::nested::Errc> : std::true_type {};

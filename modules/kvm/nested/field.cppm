@@ -12,7 +12,7 @@ export module kvm.nested:field;
 import :uapi;
 import :meaning;
 
-export namespace kvm {
+export namespace kvm::nested {
 
 /// Whose state a field is.
 enum class FieldGroup : std::uint8_t {
@@ -153,4 +153,4 @@ class Fields {
     std::span<const std::byte, uapi::page_size> page_;
 };
 
-} // namespace kvm
+} // namespace kvm::nested

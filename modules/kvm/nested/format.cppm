@@ -12,7 +12,7 @@ import :phase;
 import :state;
 import :buffer;
 
-namespace kvm::detail {
+namespace kvm::nested::detail {
 
 template <class T>
 inline constexpr bool is_state = false;
@@ -25,31 +25,31 @@ template <class T>
 concept Named = std::same_as<T, VendorId> || std::same_as<T, Phase> || std::same_as<T, Errc>
                 || std::same_as<T, Operation> || std::same_as<T, Effect>;
 
-} // namespace kvm::detail
+} // namespace kvm::nested::detail
 
 // Not exported: reachable through the import, and GCC refuses an export here.
 
 /// VendorId, Phase, Errc, Operation, Effect: the name. Takes what std::string_view takes.
-template <kvm::detail::Named T>
+template <kvm::nested::detail::Named T>
 struct std::formatter<T, char> : std::formatter<std::string_view, char> {
     auto format(T value, auto& context) const {
-        return std::formatter<std::string_view, char>::format(kvm::name(value), context);
+        return std::formatter<std::string_view, char>::format(kvm::nested::name(value), context);
     }
 };
 
 /// Error: message().
 template <>
-struct std::formatter<kvm::Error, char> : std::formatter<std::string_view, char> {
-    auto format(const kvm::Error& error, auto& context) const {
+struct std::formatter<kvm::nested::Error, char> : std::formatter<std::string_view, char> {
+    auto format(const kvm::nested::Error& error, auto& context) const {
         return std::formatter<std::string_view, char>::format(error.message().view(), context);
     }
 };
 
 /// NestedState, NestedStateBuffer: summary().
 template <class T>
-    requires kvm::detail::is_state<T>
+    requires kvm::nested::detail::is_state<T>
 struct std::formatter<T, char> : std::formatter<std::string_view, char> {
     auto format(const T& state, auto& context) const {
-        return std::formatter<std::string_view, char>::format(kvm::summary(state).view(), context);
+        return std::formatter<std::string_view, char>::format(kvm::nested::summary(state).view(), context);
     }
 };

@@ -10,7 +10,7 @@ module;
 #include <type_traits>
 export module kvm.nested:ioctl;
 
-export namespace kvm {
+export namespace kvm::nested {
 
 /// An open /dev/kvm.
 struct SystemFd {
@@ -81,4 +81,4 @@ static_assert(sizeof(IoctlRef) == 2 * sizeof(void*));
 /// The system call, as an IoctlRef.
 inline constexpr SystemCall system_call{};
 
-} // namespace kvm
+} // namespace kvm::nested

@@ -15,7 +15,7 @@ module;
 export module kvm.nested.json;
 export import kvm.nested;
 
-export namespace kvm {
+export namespace kvm::nested {
 
 struct JsonOptions {
     bool zeros = false;    ///< fields that are zero, too
@@ -73,4 +73,4 @@ struct JsonError {
 /// NestedState::parse() makes it.
 [[nodiscard]] std::expected<NestedStateBuffer, JsonError> from_json(std::string_view text);
 
-} // namespace kvm
+} // namespace kvm::nested

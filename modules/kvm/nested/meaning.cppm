@@ -10,7 +10,7 @@ module;
 #include <string_view>
 export module kvm.nested:meaning;
 
-export namespace kvm {
+export namespace kvm::nested {
 
 /// A value with a name of its own, or a range of them that are told apart by a number behind the name.
 struct NamedValue {
@@ -86,9 +86,9 @@ constexpr std::uint64_t undefined_bits(const Meaning& meaning, std::uint64_t val
     return value & ~known;
 }
 
-} // namespace kvm
+} // namespace kvm::nested
 
-namespace kvm::meaning {
+namespace kvm::nested::meaning {
 
 constexpr NamedBits flag(unsigned bit, std::string_view name) {
     const auto n = static_cast<std::uint8_t>(bit);
@@ -108,10 +108,10 @@ constexpr Meaning of_codes(std::span<const NamedValue> values) {
     return {MeaningKind::code, {}, values, 0};
 }
 
-} // namespace kvm::meaning
+} // namespace kvm::nested::meaning
 
 /// One Meaning for each kind of value. The arrays are what they are made of.
-export namespace kvm::meaning {
+export namespace kvm::nested::meaning {
 
 inline constexpr Meaning value{MeaningKind::value};
 inline constexpr Meaning address{MeaningKind::address};
@@ -304,4 +304,4 @@ inline constexpr std::array vmx_header_flag_bits =
     std::to_array<NamedBits>({flag(0, "PREEMPTION_TIMER_DEADLINE")});
 inline constexpr Meaning vmx_header_flags = of_bits(vmx_header_flag_bits);
 
-} // namespace kvm::meaning
+} // namespace kvm::nested::meaning

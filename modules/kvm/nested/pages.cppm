@@ -18,7 +18,7 @@ import :sink;
 import :state;
 import :buffer;
 
-export namespace kvm {
+export namespace kvm::nested {
 
 /// What a range of guest memory is for.
 enum class PageRole : std::uint8_t {
@@ -80,9 +80,9 @@ inline void guest_ranges(const NestedStateBuffer& state, Receiver<const GuestRan
     guest_ranges(state.bytes(), receiver);
 }
 
-} // namespace kvm
+} // namespace kvm::nested
 
-namespace kvm::detail {
+namespace kvm::nested::detail {
 
 /// What bytes are, without a copy of them.
 struct Recognised {
@@ -91,4 +91,4 @@ struct Recognised {
 };
 Recognised recognise(std::span<const std::byte> bytes) noexcept;
 
-} // namespace kvm::detail
+} // namespace kvm::nested::detail

@@ -15,7 +15,7 @@ import :uapi;
 import :vendor;
 import :error;
 
-export namespace kvm {
+export namespace kvm::nested {
 
 /// All phases of both vendors, for logs and switches. visit() tells the same in types.
 enum class Phase : std::uint8_t {
@@ -261,4 +261,4 @@ constexpr uapi::StateHeader canonical(uapi::StateHeader header, Phase phase) noe
     return header;
 }
 
-} // namespace kvm
+} // namespace kvm::nested

@@ -19,7 +19,7 @@ import :sink;
 import :state;
 import :buffer;
 
-export namespace kvm {
+export namespace kvm::nested {
 
 /// The parts that a state consists of.
 enum class Part : std::uint8_t { header, vmcs12, shadow_vmcs12, vmcb };
@@ -99,9 +99,9 @@ void explain(const Meaning& meaning, std::uint64_t value, TextSink sink, bool re
 void write_value(const Field& field, std::span<const std::byte> bytes, TextSink sink,
                  bool redact = false) noexcept;
 
-} // namespace kvm
+} // namespace kvm::nested
 
-namespace kvm::detail {
+namespace kvm::nested::detail {
 
 /// Text with columns, to a sink.
 class Writer {
@@ -181,4 +181,4 @@ void write_bits(Writer& out, const NamedBits& bits, std::uint64_t value) noexcep
 /// Whether write_bits() has anything to say about it.
 bool is_worth_naming(const NamedBits& bits, std::uint64_t value) noexcept;
 
-} // namespace kvm::detail
+} // namespace kvm::nested::detail

@@ -8,7 +8,7 @@ module;
 #include <type_traits>
 export module kvm.nested:sink;
 
-export namespace kvm {
+export namespace kvm::nested {
 
 /// Any callable that takes a `T` and does not throw, behind two words. Refers to the callable, does not own
 /// it: a lambda written as the argument of a call lives as long as that call.
@@ -41,4 +41,4 @@ class Receiver {
 using TextSink = Receiver<std::string_view>;
 static_assert(sizeof(TextSink) == 2 * sizeof(void*));
 
-} // namespace kvm
+} // namespace kvm::nested

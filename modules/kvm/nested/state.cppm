@@ -21,7 +21,7 @@ import :error;
 import :phase;
 import :view;
 
-export namespace kvm {
+export namespace kvm::nested {
 
 template <VendorOrAny V, class Ioctl>
 class Vcpu;
@@ -46,9 +46,9 @@ std::optional<std::size_t> first_difference(std::span<const std::byte> a,
 /// Vendor, phase, size and the addresses that matter, in a line.
 Text<256> summary(std::span<const std::byte> state) noexcept;
 
-} // namespace kvm
+} // namespace kvm::nested
 
-namespace kvm::detail {
+namespace kvm::nested::detail {
 
 /// Asks for a state whose header is armed for KVM_GET_NESTED_STATE and else not initialised.
 struct Armed {};
@@ -86,9 +86,9 @@ std::expected<std::size_t, Error> parse(std::span<const std::byte> bytes, bool p
 
 bool same_bytes(std::span<const std::byte> a, std::span<const std::byte> b) noexcept;
 
-} // namespace kvm::detail
+} // namespace kvm::nested::detail
 
-export namespace kvm {
+export namespace kvm::nested {
 
 /// A state and the number of bytes that it took.
 template <class State>
@@ -227,4 +227,4 @@ inline Text<256> summary(const NestedState<V>& state) noexcept {
     return summary(state.bytes());
 }
 
-} // namespace kvm
+} // namespace kvm::nested

@@ -9,7 +9,7 @@ module;
 export module kvm.nested:svm_meaning;
 import :meaning;
 
-export namespace kvm::meaning {
+export namespace kvm::nested::meaning {
 
 /// Intercepts of control and debug registers (15.8).
 inline constexpr std::array cr_intercept_bits = std::to_array<NamedBits>({
@@ -281,4 +281,4 @@ inline constexpr std::array svm_exit_codes = std::to_array<NamedValue>({
 });
 inline constexpr Meaning svm_exit_code = of_codes(svm_exit_codes);
 
-} // namespace kvm::meaning
+} // namespace kvm::nested::meaning

@@ -8,7 +8,7 @@ module;
 #include <string_view>
 export module kvm.nested:text;
 
-export namespace kvm {
+export namespace kvm::nested {
 
 /// At most `Capacity` characters. What does not fit is cut, never written elsewhere.
 template <std::size_t Capacity>
@@ -58,4 +58,4 @@ class Text {
     std::size_t length_ = 0;
 };
 
-} // namespace kvm
+} // namespace kvm::nested

@@ -11,7 +11,7 @@ module;
 #include <cstdint>
 export module kvm.nested:uapi;
 
-export namespace kvm::uapi {
+export namespace kvm::nested::uapi {
 
 /// Bytes of the header that every nested state begins with.
 inline constexpr std::size_t header_size = 128;
@@ -147,4 +147,4 @@ inline constexpr unsigned long cap_nested_state = 157;
 /// Linux 7.x: L1 and L2 share one PAT unless this quirk is disabled with KVM_CAP_DISABLE_QUIRKS2.
 inline constexpr std::uint64_t quirk_nested_svm_shared_pat = 1u << 11;
 
-} // namespace kvm::uapi
+} // namespace kvm::nested::uapi

@@ -16,7 +16,7 @@ import :ioctl;
 import :state;
 import :buffer;
 
-namespace kvm::detail {
+namespace kvm::nested::detail {
 
 template <VendorOrAny V>
 struct StateOf {
@@ -55,9 +55,9 @@ std::expected<VendorId, Error> probe(IoctlRef ioctl, int fd) noexcept;
 Failure get_failed(IoctlRef ioctl, int fd, IoctlResult result) noexcept;
 Failure set_failed(IoctlRef ioctl, int fd, IoctlResult result, std::span<const std::byte> attempted) noexcept;
 
-} // namespace kvm::detail
+} // namespace kvm::nested::detail
 
-export namespace kvm {
+export namespace kvm::nested {
 
 /// What kind of descriptor `fd` is. Asks KVM with requests that change nothing; meant for failing paths.
 /// Waits while another thread is in KVM_RUN on a vCPU.
@@ -223,4 +223,4 @@ Vcpu(Host<V>, VcpuFd) -> Vcpu<V, SystemCall>;
 template <VendorOrAny V, class Ioctl>
 Vcpu(Host<V>, VcpuFd, Ioctl) -> Vcpu<V, Ioctl>;
 
-} // namespace kvm
+} // namespace kvm::nested

@@ -9,7 +9,7 @@ module;
 export module kvm.nested:vendor;
 import :uapi;
 
-export namespace kvm {
+export namespace kvm::nested {
 
 /// The vendor as a value, where it is known only at run time.
 enum class VendorId : std::uint8_t { vmx, svm };
@@ -60,4 +60,4 @@ constexpr std::size_t capacity(VendorId vendor) noexcept {
     return vendor == VendorId::vmx ? Vmx::capacity : Svm::capacity;
 }
 
-} // namespace kvm
+} // namespace kvm::nested

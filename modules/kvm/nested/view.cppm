@@ -18,7 +18,7 @@ import :vmcs12;
 import :vmcb12;
 import :phase;
 
-export namespace kvm {
+export namespace kvm::nested {
 
 /// Calls what fits the view's type: visit(state, overloaded{[](const vmx::L2Active& l2) {...}, ...}).
 template <class... F>
@@ -258,4 +258,4 @@ constexpr decltype(auto) visit_phase(Phase phase, const uapi::StateHeader& heade
     return std::forward<Visitor>(visitor)(Unrecognised{header, payload});
 }
 
-} // namespace kvm
+} // namespace kvm::nested

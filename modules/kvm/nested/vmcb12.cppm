@@ -16,7 +16,7 @@ import :meaning;
 import :svm_meaning;
 import :field;
 
-export namespace kvm {
+export namespace kvm::nested {
 
 /// A segment register as a VMCB has it.
 struct Vmcb12Segment {
@@ -133,9 +133,9 @@ static_assert(sizeof(Vmcb12) == uapi::page_size && offsetof(Vmcb12, es) == uapi:
 static_assert(offsetof(Vmcb12, tail) == uapi::vmcb_control_size + uapi::vmcb_save_size);
 static_assert(std::is_trivially_copyable_v<Vmcb12> && std::is_standard_layout_v<Vmcb12>);
 
-} // namespace kvm
+} // namespace kvm::nested
 
-namespace kvm::detail {
+namespace kvm::nested::detail {
 
 // Name, offset, size, group, what KVM_SET_NESTED_STATE does with it, meaning.
 consteval auto make_vmcb12_rows() {
@@ -305,9 +305,9 @@ consteval auto make_vmcb12_rows() {
 }
 inline constexpr auto vmcb12_rows = make_vmcb12_rows();
 
-} // namespace kvm::detail
+} // namespace kvm::nested::detail
 
-export namespace kvm {
+export namespace kvm::nested {
 
 /// All of the page in the order of its offsets, reserved areas and the tail included.
 inline constexpr std::span<const Field> vmcb12_fields{detail::vmcb12_rows};
@@ -337,4 +337,4 @@ struct Vmcb12Table {
 /// The page by the names of its fields.
 using Vmcb12Fields = Fields<Vmcb12Table>;
 
-} // namespace kvm
+} // namespace kvm::nested

@@ -15,7 +15,7 @@ import :meaning;
 import :vmx_meaning;
 import :field;
 
-export namespace kvm {
+export namespace kvm::nested {
 
 /// A vmcs12 page. Field names are the kernel's; what each means is told by vmcs12_fields.
 struct Vmcs12 {
@@ -181,9 +181,9 @@ struct Vmcs12 {
 static_assert(sizeof(Vmcs12) == uapi::page_size && offsetof(Vmcs12, tail) == uapi::vmcs12_size);
 static_assert(std::is_trivially_copyable_v<Vmcs12> && std::is_standard_layout_v<Vmcs12>);
 
-} // namespace kvm
+} // namespace kvm::nested
 
-namespace kvm::detail {
+namespace kvm::nested::detail {
 
 // Name, offset, size, group, what KVM_SET_NESTED_STATE does with it, meaning, VMCS encoding.
 consteval auto make_vmcs12_rows() {
@@ -373,9 +373,9 @@ consteval auto make_vmcs12_rows() {
 }
 inline constexpr auto vmcs12_rows = make_vmcs12_rows();
 
-} // namespace kvm::detail
+} // namespace kvm::nested::detail
 
-export namespace kvm {
+export namespace kvm::nested {
 
 /// All of a vmcs12 page in the order of its offsets, reserved areas and the tail included.
 inline constexpr std::span<const Field> vmcs12_fields{detail::vmcs12_rows};
@@ -408,4 +408,4 @@ struct Vmcs12Table {
 /// A vmcs12 page by the names of its fields.
 using Vmcs12Fields = Fields<Vmcs12Table>;
 
-} // namespace kvm
+} // namespace kvm::nested

@@ -10,7 +10,7 @@ module;
 export module kvm.nested:vmx_meaning;
 import :meaning;
 
-export namespace kvm::meaning {
+export namespace kvm::nested::meaning {
 
 /// Pin-based VM-execution controls (25.6.1). Bits 1, 2 and 4 are reserved and 1.
 inline constexpr std::array pin_based_bits = std::to_array<NamedBits>({
@@ -374,4 +374,4 @@ inline constexpr Meaning vmcs_revision = of_bits(vmcs_revision_bits);
 inline constexpr std::array launch_states = std::to_array<NamedValue>({{0, "clear"}, {1, "launched"}});
 inline constexpr Meaning launch_state = of_codes(launch_states);
 
-} // namespace kvm::meaning
+} // namespace kvm::nested::meaning

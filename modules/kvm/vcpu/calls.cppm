@@ -12,7 +12,7 @@ export module kvm.vcpu:calls;
 import kvm.nested;
 import :uapi;
 
-namespace kvm::detail {
+namespace kvm::vcpu::detail {
 
 /// The descriptors and the run page of one vCPU. All members of this library that ask the kernel go through
 /// it.
@@ -62,4 +62,4 @@ struct CpuidBlock {
     std::array<uapi::CpuidEntry, uapi::cpuid_limit> entries; // not initialised
 };
 
-} // namespace kvm::detail
+} // namespace kvm::vcpu::detail

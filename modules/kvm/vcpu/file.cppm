@@ -51,7 +51,7 @@ export module kvm.vcpu:file;
 import kvm.nested;
 import :state;
 
-export namespace kvm {
+export namespace kvm::vcpu {
 
 /// Version of the file form that encode() writes, and the only one that parse_vcpu() reads.
 inline constexpr std::uint16_t file_version = 1;
@@ -121,4 +121,4 @@ struct ParsedFile {
 [[nodiscard]] std::expected<std::vector<std::byte>, Error>
 read_file(const char* path, std::size_t limit = std::size_t{1} << 32);
 
-} // namespace kvm
+} // namespace kvm::vcpu

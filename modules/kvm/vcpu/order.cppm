@@ -12,7 +12,7 @@ module;
 export module kvm.vcpu:order;
 import kvm.nested;
 
-export namespace kvm {
+export namespace kvm::vcpu {
 
 /// One group of what makes a vCPU, in the order of restore_order.
 enum class Step : std::uint8_t {
@@ -89,7 +89,8 @@ constexpr std::string_view name(Step step) noexcept {
 
 /// Whether these steps come in restore_order. Steps may be left out, not swapped and not repeated.
 ///
-///     static_assert(kvm::keeps_restore_order(std::array{kvm::Step::cpuid, kvm::Step::nested_state}));
+///     static_assert(kvm::vcpu::keeps_restore_order(std::array{kvm::vcpu::Step::cpuid,
+///     kvm::vcpu::Step::nested_state}));
 constexpr bool keeps_restore_order(std::span<const Step> steps) noexcept {
     for (std::size_t i = 1; i < steps.size(); ++i)
         if (steps[i] <= steps[i - 1])
@@ -112,9 +113,9 @@ class StepSet {
     std::uint32_t bits_ = 0;
 };
 
-} // namespace kvm
+} // namespace kvm::vcpu
 
-namespace kvm::detail {
+namespace kvm::vcpu::detail {
 
 consteval bool restore_order_is_complete() {
     for (std::size_t i = 0; i < restore_order.size(); ++i)
@@ -124,4 +125,4 @@ consteval bool restore_order_is_complete() {
 }
 static_assert(restore_order_is_complete());
 
-} // namespace kvm::detail
+} // namespace kvm::vcpu::detail

@@ -8,7 +8,7 @@ export module kvm.vcpu:prepare;
 import kvm.nested;
 import :uapi;
 
-export namespace kvm {
+export namespace kvm::vcpu {
 
 /// What a VM must have switched on so that the states of its vCPUs are whole. KVM cannot be asked for it
 /// later, so it is a part of every VcpuState: the destination must have the same.
@@ -51,4 +51,4 @@ constexpr Prepared already_prepared(const Requirements& requirements) noexcept {
     return Prepared{requirements};
 }
 
-} // namespace kvm
+} // namespace kvm::vcpu

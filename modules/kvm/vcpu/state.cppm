@@ -11,7 +11,7 @@ import kvm.nested;
 import :uapi;
 import :prepare;
 
-export namespace kvm {
+export namespace kvm::vcpu {
 
 /// A whole vCPU as a value. WholeVcpu::save() makes it, WholeVcpu::restore() takes it, encode() and
 /// parse_vcpu() turn it into bytes and back. While L2 is active the registers here are L2's, and L1's are in
@@ -57,4 +57,4 @@ enum class SectionType : std::uint32_t {
 /// missing or too large, more XCRs than there is room for, no nested state. None: all is well.
 std::optional<SectionType> malformed_group(const VcpuState& state) noexcept;
 
-} // namespace kvm
+} // namespace kvm::vcpu

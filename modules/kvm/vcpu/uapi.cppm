@@ -9,7 +9,13 @@ module;
 export module kvm.vcpu:uapi;
 import kvm.nested;
 
-export namespace kvm::uapi {
+namespace kvm::vcpu {
+using namespace nested; // whose names this module uses, and hides where it has its own
+} // namespace kvm::vcpu
+
+export namespace kvm::vcpu::uapi {
+
+using namespace nested::uapi; // all of it is here, too
 
 /// KVM_GET_REGS (struct kvm_regs).
 struct Regs {
@@ -195,32 +201,33 @@ inline constexpr std::array<std::uint32_t, 6> derived{0x481, 0x482, 0x483, 0x484
 
 /// Request numbers. The comment names the descriptor each belongs to.
 namespace request {
-inline constexpr unsigned long get_msr_index_list = detail::iowr(0x02, 4);         ///< /dev/kvm
-inline constexpr unsigned long get_msr_feature_index_list = detail::iowr(0x0a, 4); ///< /dev/kvm
-inline constexpr unsigned long enable_cap = detail::iow(0xa3, sizeof(EnableCap));  ///< VM, vCPU
-inline constexpr unsigned long run = detail::io(0x80);                             ///< vCPU, as all below
-inline constexpr unsigned long get_regs = detail::ior(0x81, sizeof(Regs));
-inline constexpr unsigned long set_regs = detail::iow(0x82, sizeof(Regs));
-inline constexpr unsigned long get_msrs = detail::iowr(0x88, 8);
-inline constexpr unsigned long set_msrs = detail::iow(0x89, 8);
-inline constexpr unsigned long get_lapic = detail::ior(0x8e, sizeof(Lapic));
-inline constexpr unsigned long set_lapic = detail::iow(0x8f, sizeof(Lapic));
-inline constexpr unsigned long set_cpuid2 = detail::iow(0x90, 8);
-inline constexpr unsigned long get_cpuid2 = detail::iowr(0x91, 8);
-inline constexpr unsigned long get_mp_state = detail::ior(0x98, sizeof(MpState));
-inline constexpr unsigned long set_mp_state = detail::iow(0x99, sizeof(MpState));
-inline constexpr unsigned long get_vcpu_events = detail::ior(0x9f, sizeof(VcpuEvents));
-inline constexpr unsigned long set_vcpu_events = detail::iow(0xa0, sizeof(VcpuEvents));
-inline constexpr unsigned long get_debugregs = detail::ior(0xa1, sizeof(DebugRegs));
-inline constexpr unsigned long set_debugregs = detail::iow(0xa2, sizeof(DebugRegs));
-inline constexpr unsigned long set_tsc_khz = detail::io(0xa2);
-inline constexpr unsigned long get_xsave = detail::ior(0xa4, xsave_size);
-inline constexpr unsigned long set_xsave = detail::iow(0xa5, xsave_size);
-inline constexpr unsigned long get_xcrs = detail::ior(0xa6, sizeof(Xcrs));
-inline constexpr unsigned long set_xcrs = detail::iow(0xa7, sizeof(Xcrs));
-inline constexpr unsigned long get_sregs2 = detail::ior(0xcc, sizeof(Sregs2));
-inline constexpr unsigned long set_sregs2 = detail::iow(0xcd, sizeof(Sregs2));
-inline constexpr unsigned long get_xsave2 = detail::ior(0xcf, xsave_size);
+using namespace nested::uapi::request;
+inline constexpr unsigned long get_msr_index_list = nested::uapi::detail::iowr(0x02, 4);         ///< /dev/kvm
+inline constexpr unsigned long get_msr_feature_index_list = nested::uapi::detail::iowr(0x0a, 4); ///< /dev/kvm
+inline constexpr unsigned long enable_cap = nested::uapi::detail::iow(0xa3, sizeof(EnableCap));  ///< VM, vCPU
+inline constexpr unsigned long run = nested::uapi::detail::io(0x80); ///< vCPU, as all below
+inline constexpr unsigned long get_regs = nested::uapi::detail::ior(0x81, sizeof(Regs));
+inline constexpr unsigned long set_regs = nested::uapi::detail::iow(0x82, sizeof(Regs));
+inline constexpr unsigned long get_msrs = nested::uapi::detail::iowr(0x88, 8);
+inline constexpr unsigned long set_msrs = nested::uapi::detail::iow(0x89, 8);
+inline constexpr unsigned long get_lapic = nested::uapi::detail::ior(0x8e, sizeof(Lapic));
+inline constexpr unsigned long set_lapic = nested::uapi::detail::iow(0x8f, sizeof(Lapic));
+inline constexpr unsigned long set_cpuid2 = nested::uapi::detail::iow(0x90, 8);
+inline constexpr unsigned long get_cpuid2 = nested::uapi::detail::iowr(0x91, 8);
+inline constexpr unsigned long get_mp_state = nested::uapi::detail::ior(0x98, sizeof(MpState));
+inline constexpr unsigned long set_mp_state = nested::uapi::detail::iow(0x99, sizeof(MpState));
+inline constexpr unsigned long get_vcpu_events = nested::uapi::detail::ior(0x9f, sizeof(VcpuEvents));
+inline constexpr unsigned long set_vcpu_events = nested::uapi::detail::iow(0xa0, sizeof(VcpuEvents));
+inline constexpr unsigned long get_debugregs = nested::uapi::detail::ior(0xa1, sizeof(DebugRegs));
+inline constexpr unsigned long set_debugregs = nested::uapi::detail::iow(0xa2, sizeof(DebugRegs));
+inline constexpr unsigned long set_tsc_khz = nested::uapi::detail::io(0xa2);
+inline constexpr unsigned long get_xsave = nested::uapi::detail::ior(0xa4, xsave_size);
+inline constexpr unsigned long set_xsave = nested::uapi::detail::iow(0xa5, xsave_size);
+inline constexpr unsigned long get_xcrs = nested::uapi::detail::ior(0xa6, sizeof(Xcrs));
+inline constexpr unsigned long set_xcrs = nested::uapi::detail::iow(0xa7, sizeof(Xcrs));
+inline constexpr unsigned long get_sregs2 = nested::uapi::detail::ior(0xcc, sizeof(Sregs2));
+inline constexpr unsigned long set_sregs2 = nested::uapi::detail::iow(0xcd, sizeof(Sregs2));
+inline constexpr unsigned long get_xsave2 = nested::uapi::detail::ior(0xcf, xsave_size);
 } // namespace request
 
-} // namespace kvm::uapi
+} // namespace kvm::vcpu::uapi

@@ -16,7 +16,7 @@ import :prepare;
 import :state;
 import :calls;
 
-export namespace kvm {
+export namespace kvm::vcpu {
 
 /// An MSR that the vCPU did not take.
 struct RefusedMsr {
@@ -123,4 +123,4 @@ class WholeVcpu {
     detail::VcpuCalls calls_;
 };
 
-} // namespace kvm
+} // namespace kvm::vcpu

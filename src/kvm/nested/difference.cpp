@@ -9,7 +9,7 @@ module;
 #include <utility>
 module kvm.nested;
 
-namespace kvm {
+namespace kvm::nested {
 namespace {
 
 using detail::number_in;
@@ -131,4 +131,4 @@ std::size_t difference(std::span<const std::byte> a, std::span<const std::byte> 
         a, b, [&](const Difference& what) noexcept { write_difference(out, what, options.redact); }, options);
 }
 
-} // namespace kvm
+} // namespace kvm::nested

@@ -12,7 +12,7 @@ module;
 #include <system_error>
 module kvm.nested;
 
-namespace kvm {
+namespace kvm::nested {
 namespace {
 
 struct Cause {
@@ -500,4 +500,4 @@ std::error_code make_error_code(Errc code) noexcept {
     return {static_cast<int>(code), error_category()};
 }
 
-} // namespace kvm
+} // namespace kvm::nested

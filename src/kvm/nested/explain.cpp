@@ -9,7 +9,7 @@ module;
 #include <string_view>
 module kvm.nested;
 
-namespace kvm {
+namespace kvm::nested {
 namespace detail {
 namespace {
 
@@ -202,4 +202,4 @@ void write_value(const Field& field, std::span<const std::byte> bytes, TextSink 
     detail::write_value(out, field, bytes, redact);
 }
 
-} // namespace kvm
+} // namespace kvm::nested

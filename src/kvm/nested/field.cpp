@@ -5,7 +5,7 @@ module;
 #include <string_view>
 module kvm.nested;
 
-namespace kvm {
+namespace kvm::nested {
 namespace {
 
 template <std::size_t N, class E>
@@ -30,4 +30,4 @@ std::string_view name(OnSet on_set) noexcept {
     return name_in(names, on_set);
 }
 
-} // namespace kvm
+} // namespace kvm::nested

@@ -16,7 +16,7 @@ module;
 #include <utility>
 module kvm.nested;
 
-namespace kvm {
+namespace kvm::nested {
 namespace {
 
 using Page = std::array<std::byte, uapi::page_size>;
@@ -135,4 +135,4 @@ consteval bool encodings_fit(std::span<const Field> rows) {
 static_assert(encodings_fit(vmcs12_fields));
 
 } // namespace
-} // namespace kvm
+} // namespace kvm::nested

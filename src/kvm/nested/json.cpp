@@ -15,7 +15,7 @@ module;
 #include <utility>
 module kvm.nested.json;
 
-namespace kvm {
+namespace kvm::nested {
 namespace {
 
 constexpr std::string_view version_key = "kvm.nested";
@@ -421,4 +421,4 @@ std::string JsonError::message() const {
     return text;
 }
 
-} // namespace kvm
+} // namespace kvm::nested

@@ -10,7 +10,7 @@ module;
 #include <string_view>
 module kvm.nested;
 
-namespace kvm {
+namespace kvm::nested {
 namespace {
 
 constexpr std::array role_names = std::to_array<std::string_view>({
@@ -236,4 +236,4 @@ Recognised recognise(std::span<const std::byte> bytes) noexcept {
 }
 
 } // namespace detail
-} // namespace kvm
+} // namespace kvm::nested

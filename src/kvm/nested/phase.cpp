@@ -5,7 +5,7 @@ module;
 #include <string_view>
 module kvm.nested;
 
-namespace kvm {
+namespace kvm::nested {
 
 std::string_view name(Phase phase) noexcept {
     constexpr auto names = std::to_array<std::string_view>({
@@ -27,4 +27,4 @@ std::string_view name(Phase phase) noexcept {
     return index < names.size() ? names[index] : "?";
 }
 
-} // namespace kvm
+} // namespace kvm::nested

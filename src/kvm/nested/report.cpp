@@ -11,7 +11,7 @@ module;
 #include <string_view>
 module kvm.nested;
 
-namespace kvm {
+namespace kvm::nested {
 namespace {
 
 using detail::Writer;
@@ -574,4 +574,4 @@ std::size_t describe_field(std::span<const std::byte> state, std::string_view wa
     return found;
 }
 
-} // namespace kvm
+} // namespace kvm::nested

@@ -12,7 +12,7 @@ module;
 #include <string_view>
 module kvm.nested;
 
-namespace kvm {
+namespace kvm::nested {
 namespace {
 
 constexpr std::uint16_t in_payload(std::size_t offset) {
@@ -203,4 +203,4 @@ bool same_bytes(std::span<const std::byte> a, std::span<const std::byte> b) noex
 }
 
 } // namespace detail
-} // namespace kvm
+} // namespace kvm::nested

@@ -8,7 +8,7 @@ module;
 #include "../linux_kvm.hpp"
 module kvm.nested;
 
-namespace kvm::uapi {
+namespace kvm::nested::uapi {
 
 // Layouts.
 static_assert(sizeof(kvm_nested_state) == sizeof(StateHeader));
@@ -76,4 +76,4 @@ static_assert(KVM_CAP_NESTED_STATE == cap_nested_state);
 static_assert(KVM_X86_QUIRK_NESTED_SVM_SHARED_PAT == quirk_nested_svm_shared_pat);
 #endif
 
-} // namespace kvm::uapi
+} // namespace kvm::nested::uapi

@@ -8,7 +8,7 @@ module;
 #include <span>
 module kvm.nested;
 
-namespace kvm {
+namespace kvm::nested {
 namespace {
 
 // The bit of CPUID that says the guest may nest, as KVM_GET_SUPPORTED_CPUID offers it.
@@ -108,4 +108,4 @@ Failure set_failed(IoctlRef ioctl, int fd, IoctlResult result,
 }
 
 } // namespace detail
-} // namespace kvm
+} // namespace kvm::nested

@@ -12,7 +12,7 @@ module;
 #include <vector>
 module kvm.vcpu;
 
-namespace kvm::detail {
+namespace kvm::vcpu::detail {
 namespace {
 
 /// The kernel's argument of KVM_GET_MSRS and KVM_SET_MSRS. It takes less than 256 at once.
@@ -163,4 +163,4 @@ void VcpuCalls::run_word(std::size_t offset, std::uint32_t value) const noexcept
     *reinterpret_cast<volatile std::uint32_t*>(run_page + offset) = value;
 }
 
-} // namespace kvm::detail
+} // namespace kvm::vcpu::detail

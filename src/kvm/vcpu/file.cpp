@@ -15,7 +15,7 @@ module;
 #include <zlib.h>
 module kvm.vcpu;
 
-namespace kvm {
+namespace kvm::vcpu {
 namespace {
 
 static_assert(std::endian::native == std::endian::little,
@@ -386,4 +386,4 @@ std::expected<ParsedFile, Error> parse_vcpu(std::span<const std::byte> bytes) {
     return file;
 }
 
-} // namespace kvm
+} // namespace kvm::vcpu

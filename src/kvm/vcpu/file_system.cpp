@@ -17,7 +17,7 @@ module;
 #include <unistd.h>
 module kvm.vcpu;
 
-namespace kvm {
+namespace kvm::vcpu {
 namespace {
 
 using Result = std::expected<void, Error>;
@@ -164,4 +164,4 @@ std::expected<std::vector<std::byte>, Error> read_file(const char* path, std::si
     return bytes;
 }
 
-} // namespace kvm
+} // namespace kvm::vcpu

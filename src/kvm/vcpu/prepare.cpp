@@ -6,7 +6,7 @@ module;
 #include <expected>
 module kvm.vcpu;
 
-namespace kvm {
+namespace kvm::vcpu {
 namespace {
 
 /// A capability of the VM and what KVM_ENABLE_CAP is given with it; 0: not wanted.
@@ -68,4 +68,4 @@ std::expected<Prepared, Error> prepare(SystemFd system, VmFd vm, const Requireme
     return already_prepared(requirements);
 }
 
-} // namespace kvm
+} // namespace kvm::vcpu

@@ -11,7 +11,7 @@ module;
 #include <vector>
 module kvm.vcpu;
 
-namespace kvm {
+namespace kvm::vcpu {
 namespace {
 
 using Result = std::expected<void, Error>;
@@ -278,4 +278,4 @@ Result WholeVcpu::enable_capabilities() const {
     return requirements_.enlightened_vmcs ? enlightened_vmcs(calls_) : Result{};
 }
 
-} // namespace kvm
+} // namespace kvm::vcpu

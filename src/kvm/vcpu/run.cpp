@@ -6,7 +6,7 @@ module;
 #include <string_view>
 module kvm.vcpu;
 
-namespace kvm {
+namespace kvm::vcpu {
 namespace {
 
 /// What KVM_RUN says of the pages, for the kernels that fail without an errno: it returns 0, and the exit
@@ -68,4 +68,4 @@ std::expected<FirstRun, Error> WholeVcpu::first_run() const {
     return mapped ? FirstRun::ran : FirstRun::not_yet;
 }
 
-} // namespace kvm
+} // namespace kvm::vcpu

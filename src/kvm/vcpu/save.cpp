@@ -11,7 +11,7 @@ module;
 #include <vector>
 module kvm.vcpu;
 
-namespace kvm {
+namespace kvm::vcpu {
 namespace {
 
 using Result = std::expected<void, Error>;
@@ -165,4 +165,4 @@ std::expected<VcpuState, Error> WholeVcpu::save() const {
     return result;
 }
 
-} // namespace kvm
+} // namespace kvm::vcpu

@@ -6,7 +6,7 @@ module;
 #include <vector>
 module kvm.vcpu;
 
-namespace kvm {
+namespace kvm::vcpu {
 namespace {
 
 bool well_formed(const std::vector<uapi::Msr>& msrs) noexcept {
@@ -32,4 +32,4 @@ std::optional<SectionType> malformed_group(const VcpuState& state) noexcept {
     return std::nullopt;
 }
 
-} // namespace kvm
+} // namespace kvm::vcpu

@@ -7,7 +7,7 @@ module;
 #include "../linux_kvm.hpp"
 module kvm.vcpu;
 
-namespace kvm::uapi {
+namespace kvm::vcpu::uapi {
 
 // Layouts.
 static_assert(sizeof(kvm_regs) == sizeof(Regs));
@@ -130,4 +130,4 @@ static_assert(KVM_GET_XSAVE2 == request::get_xsave2);
 static_assert(KVM_GET_XCRS == request::get_xcrs && KVM_SET_XCRS == request::set_xcrs);
 static_assert(KVM_GET_SREGS2 == request::get_sregs2 && KVM_SET_SREGS2 == request::set_sregs2);
 
-} // namespace kvm::uapi
+} // namespace kvm::vcpu::uapi

@@ -85,7 +85,7 @@ T must(machine::Result<T> result) {
 }
 
 template <class T>
-T must(std::expected<T, kvm::Error> result) {
+T must(std::expected<T, kvm::nested::Error> result) {
     if (!result)
         give_up(std::string{result.error().message().view()});
     if constexpr (!std::is_void_v<T>)
@@ -113,23 +113,23 @@ std::vector<std::byte> contents(const std::string& path) {
 /// A machine and the proof that its vCPU can be saved whole.
 struct Vm {
     LinuxVm linux;
-    kvm::Prepared prepared;
+    kvm::vcpu::Prepared prepared;
 
-    [[nodiscard]] kvm::WholeVcpu whole() const {
-        const kvm::SystemFd system{linux.system_fd()};
-        return {must(kvm::Host<kvm::Any>::probe(system)),
+    [[nodiscard]] kvm::vcpu::WholeVcpu whole() const {
+        const kvm::nested::SystemFd system{linux.system_fd()};
+        return {must(kvm::nested::Host<kvm::nested::Any>::probe(system)),
                 prepared,
                 system,
-                kvm::VmFd{linux.vm_fd()},
-                kvm::VcpuFd{linux.vcpu_fd()},
+                kvm::nested::VmFd{linux.vm_fd()},
+                kvm::nested::VcpuFd{linux.vcpu_fd()},
                 &linux.run_page()};
     }
 };
 
-Vm make_vm(linux_l1::Memory memory, const kvm::Requirements& requirements = {}) {
+Vm make_vm(linux_l1::Memory memory, const kvm::vcpu::Requirements& requirements = {}) {
     auto vm = must(LinuxVm::create(std::move(memory)));
-    const auto prepared =
-        must(kvm::prepare(kvm::SystemFd{vm.system_fd()}, kvm::VmFd{vm.vm_fd()}, requirements));
+    const auto prepared = must(kvm::vcpu::prepare(kvm::nested::SystemFd{vm.system_fd()},
+                                                  kvm::nested::VmFd{vm.vm_fd()}, requirements));
     return {std::move(vm), prepared};
 }
 
@@ -142,7 +142,7 @@ Vm booting_vm() {
 
 /// A saved machine, but for its memory.
 struct Saved {
-    kvm::VcpuState vcpu;
+    kvm::vcpu::VcpuState vcpu;
     linux_l1::Devices devices;
 };
 
@@ -151,7 +151,7 @@ Saved save(const Vm& vm) {
     return {std::move(vcpu), must(vm.linux.devices())};
 }
 
-void restore(Vm& vm, const Saved& saved, kvm::StepSet left_out = {}) {
+void restore(Vm& vm, const Saved& saved, kvm::vcpu::StepSet left_out = {}) {
     const auto whole = vm.whole();
     const auto report = must(whole.restore_without(left_out, saved.vcpu));
     for (const auto& msr : report.refused_msrs)
@@ -160,7 +160,7 @@ void restore(Vm& vm, const Saved& saved, kvm::StepSet left_out = {}) {
     if (!report.complete())
         give_up("KVM does not take the derived MSRs or the TSC's frequency back");
     must(vm.linux.set_devices(saved.devices));
-    if (!left_out.contains(kvm::Step::nested_state))
+    if (!left_out.contains(kvm::vcpu::Step::nested_state))
         must(whole.nested().verify_nested_state(saved.vcpu.nested));
 }
 
@@ -169,9 +169,9 @@ linux_l1::Event first_run(Vm& vm, microseconds limit) {
     const auto whole = vm.whole();
     return must(vm.linux.run(limit, [&] {
         const auto verdict = must(whole.first_run());
-        if (verdict != kvm::FirstRun::ran && verdict != kvm::FirstRun::not_yet)
-            give_up(std::format("the first KVM_RUN after a restore: {}", kvm::name(verdict)));
-        return verdict == kvm::FirstRun::ran;
+        if (verdict != kvm::vcpu::FirstRun::ran && verdict != kvm::vcpu::FirstRun::not_yet)
+            give_up(std::format("the first KVM_RUN after a restore: {}", kvm::vcpu::name(verdict)));
+        return verdict == kvm::vcpu::FirstRun::ran;
     }));
 }
 
@@ -237,17 +237,18 @@ void check_reports(const Story& story, std::span<const Report> expected) {
 
 // --- files
 
-constexpr std::uint32_t devices_section = kvm::callers_section;
+constexpr std::uint32_t devices_section = kvm::vcpu::callers_section;
 /// The number of a piece of memory is a part of its section's type. Pieces without a bit set are left out.
-constexpr std::uint32_t first_memory_section = kvm::callers_section | 1;
+constexpr std::uint32_t first_memory_section = kvm::vcpu::callers_section | 1;
 constexpr std::size_t piece_size = std::size_t{256} << 10;
 
 bool is_zero(std::span<const std::byte> bytes) {
     return std::ranges::all_of(bytes, [](std::byte byte) { return byte == std::byte{}; });
 }
 
-std::vector<kvm::Section> sections_of(const linux_l1::Devices& devices, std::span<const std::byte> memory) {
-    std::vector<kvm::Section> sections{{devices_section, std::as_bytes(std::span{&devices, 1})}};
+std::vector<kvm::vcpu::Section> sections_of(const linux_l1::Devices& devices,
+                                            std::span<const std::byte> memory) {
+    std::vector<kvm::vcpu::Section> sections{{devices_section, std::as_bytes(std::span{&devices, 1})}};
     for (std::size_t piece = 0; piece < memory.size() / piece_size; ++piece)
         if (const auto bytes = memory.subspan(piece * piece_size, piece_size); !is_zero(bytes))
             sections.push_back({first_memory_section + static_cast<std::uint32_t>(piece), bytes});
@@ -257,14 +258,14 @@ std::vector<kvm::Section> sections_of(const linux_l1::Devices& devices, std::spa
 void write_to(const char* path, const Saved& saved, const Vm& vm) {
     const auto& memory = *vm.linux.memory();
     const auto sections = sections_of(saved.devices, {memory.data(), memory.size()});
-    must(kvm::write_file(path, saved.vcpu, sections));
+    must(kvm::vcpu::write_file(path, saved.vcpu, sections));
     say("  written to {}: {} of {} pieces of memory", path, sections.size() - 1, memory.size() / piece_size);
 }
 
 /// A machine that has nothing of the one in the file but what is in the file.
-Vm vm_from(const char* path, kvm::StepSet left_out) {
-    const auto file = must(kvm::read_file(path));
-    const auto parsed = must(kvm::parse_vcpu(file));
+Vm vm_from(const char* path, kvm::vcpu::StepSet left_out) {
+    const auto file = must(kvm::vcpu::read_file(path));
+    const auto parsed = must(kvm::vcpu::parse_vcpu(file));
     Saved saved{parsed.state, {}};
     const auto memory = must(linux_l1::make_memory(memory_size));
     for (const auto& section : parsed.sections)
@@ -324,13 +325,13 @@ class Schedule {
 /// How often the vCPU was where, by what its nested state says.
 class Phases {
   public:
-    void count(const kvm::NestedStateBuffer& nested) {
+    void count(const kvm::nested::NestedStateBuffer& nested) {
         ++counts_[name_of(nested)];
         ++total_;
         l2_ += is_l2(nested);
     }
-    static bool is_l2(const kvm::NestedStateBuffer& nested) {
-        return (nested.flags() & kvm::uapi::state_flag::guest_mode) != 0;
+    static bool is_l2(const kvm::nested::NestedStateBuffer& nested) {
+        return (nested.flags() & kvm::nested::uapi::state_flag::guest_mode) != 0;
     }
     [[nodiscard]] unsigned total() const { return total_; }
     [[nodiscard]] unsigned l2() const { return l2_; }
@@ -342,9 +343,9 @@ class Phases {
     }
 
   private:
-    static std::string name_of(const kvm::NestedStateBuffer& nested) {
-        const bool pending = (nested.flags() & kvm::uapi::state_flag::run_pending) != 0;
-        return std::string{kvm::name(nested.phase())} + (pending ? " with RUN_PENDING" : "");
+    static std::string name_of(const kvm::nested::NestedStateBuffer& nested) {
+        const bool pending = (nested.flags() & kvm::nested::uapi::state_flag::run_pending) != 0;
+        return std::string{kvm::nested::name(nested.phase())} + (pending ? " with RUN_PENDING" : "");
     }
 
     std::map<std::string, unsigned> counts_;
@@ -432,7 +433,8 @@ class Wanderer {
 
 /// The other half of the file tests. Writes what the guest reports to the file REPORTS.
 int continue_from(const char* path, const char* reports, bool without_nested_state) {
-    auto vm = vm_from(path, without_nested_state ? kvm::StepSet{kvm::Step::nested_state} : kvm::StepSet{});
+    auto vm = vm_from(path, without_nested_state ? kvm::vcpu::StepSet{kvm::vcpu::Step::nested_state}
+                                                 : kvm::vcpu::StepSet{});
     const auto story = run_undisturbed(
         vm, without_nested_state ? patience_with_the_lost : std::chrono::seconds{patience}, true);
     std::ofstream{reports, std::ios::binary}.write(

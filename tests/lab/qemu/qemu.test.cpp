@@ -321,14 +321,15 @@ TEST_CASE("QEMU: what is read out of a stream is byte for byte what KVM gave QEM
 
 TEST_CASE("QEMU: L2 is active in what is read, and its page is in L1's memory") {
     const auto contents = read(captured().nested.stream);
-    const auto state = kvm::NestedStateBuffer::parse(contents.states.at(l2_vcpu()).bytes);
+    const auto state = kvm::nested::NestedStateBuffer::parse(contents.states.at(l2_vcpu()).bytes);
     REQUIRE(state.has_value());
-    CHECK((state->phase() == kvm::Phase::svm_l2_active || state->phase() == kvm::Phase::vmx_l2_active));
+    CHECK((state->phase() == kvm::nested::Phase::svm_l2_active
+           || state->phase() == kvm::nested::Phase::vmx_l2_active));
     const auto address = address_of_l2(state->bytes());
     CHECK(address != 0);
     CHECK(address < memory_size);
     CHECK(address % 4096 == 0);
-    std::println("note: {}", kvm::summary(*state).view());
+    std::println("note: {}", kvm::nested::summary(*state).view());
     for (const auto& found : contents.states)
         for (const auto& note : found.notes)
             std::println("note: vCPU {}: {}", found.vcpu, note);
@@ -340,13 +341,13 @@ TEST_SUITE("svm") {
     TEST_CASE("QEMU: the controls that are read are those that L1 has in its memory") {
         const auto contents = read(captured().nested.stream);
         const auto& found = contents.states.at(l2_vcpu());
-        const kvm::Vmcb12Fields is{page_of(found)};
-        const kvm::Vmcb12Fields has{std::span{captured().nested.page}.first<4096>()};
+        const kvm::nested::Vmcb12Fields is{page_of(found)};
+        const kvm::nested::Vmcb12Fields has{std::span{captured().nested.page}.first<4096>()};
         for (const std::string_view name :
              {"intercepts[0]", "intercepts[1]", "intercepts[2]", "intercepts[3]", "iopm_base_pa",
               "msrpm_base_pa", "tsc_offset", "asid", "misc_ctl", "nested_cr3"}) {
             CAPTURE(name);
-            const auto* const field = kvm::find_vmcb12_field(name);
+            const auto* const field = kvm::nested::find_vmcb12_field(name);
             REQUIRE(field != nullptr);
             CHECK(is[*field] == has[*field]);
         }
@@ -360,7 +361,7 @@ TEST_SUITE("svm") {
 TEST_SUITE("vmx") {
     TEST_CASE("QEMU: the L2 that is read has the registers that QEMU tells") {
         const auto contents = read(captured().nested.stream);
-        const kvm::Vmcs12Fields is{page_of(contents.states.at(l2_vcpu()))};
+        const kvm::nested::Vmcs12Fields is{page_of(contents.states.at(l2_vcpu()))};
         const auto& moment = captured().nested;
         CHECK(is["guest_rip"] == register_of(moment, "RIP"));
         CHECK(is["guest_rsp"] == register_of(moment, "RSP"));

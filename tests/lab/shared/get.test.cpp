@@ -109,10 +109,11 @@ TEST_CASE("KVM_GET_NESTED_STATE into memory of every kind ends as the table says
         const auto got = lab::raw_get(fd, address(row, memory));
         CHECK(lab::errno_name(got.value < 0 ? got.error_number : 0) == lab::errno_name(row.expect));
         if (got.value < 0) {
-            const auto error = kvm::classify(kvm::Operation::get_nested_state, got.value, got.error_number,
-                                             {.descriptor = kvm::DescriptorKind::vcpu});
-            CHECK(error.code == kvm::Errc::bad_address);
-            CHECK(error.effect == kvm::Effect::unchanged);
+            const auto error =
+                kvm::nested::classify(kvm::nested::Operation::get_nested_state, got.value, got.error_number,
+                                      {.descriptor = kvm::nested::DescriptorKind::vcpu});
+            CHECK(error.code == kvm::nested::Errc::bad_address);
+            CHECK(error.effect == kvm::nested::Effect::unchanged);
         }
         CHECK(lab::read_back(fd) == before);
     }
@@ -124,15 +125,15 @@ TEST_CASE("KVM_GET_NESTED_STATE into memory of every kind ends as the table says
 namespace {
 
 /// What there is to do with a state of either kind, and what the kernel should have said.
-template <kvm::VendorOrAny V>
+template <kvm::nested::VendorOrAny V>
 struct Through {
-    using Vcpu = kvm::Vcpu<V>;
+    using Vcpu = kvm::nested::Vcpu<V>;
     using State = typename Vcpu::State;
-    using Maybe = std::expected<State, kvm::Error>;
+    using Maybe = std::expected<State, kvm::nested::Error>;
 
     static Vcpu vcpu(const machine::Machine& machine) {
-        return {must(kvm::Host<V>::probe(kvm::SystemFd{machine.system_fd()})),
-                kvm::VcpuFd{machine.vcpu_fd()}};
+        return {must(kvm::nested::Host<V>::probe(kvm::nested::SystemFd{machine.system_fd()})),
+                kvm::nested::VcpuFd{machine.vcpu_fd()}};
     }
 
     static void check_all(const machine::Machine& machine) {
@@ -152,11 +153,11 @@ struct Through {
         const lab::EndingAtFence<State> copy{[&] { return *in_place; }};
         CHECK(*copy == *in_place);
         *in_place = *copy;
-        CHECK(kvm::equivalent(*copy, *in_place));
-        CHECK_FALSE(kvm::summary(*copy).view().empty());
+        CHECK(kvm::nested::equivalent(*copy, *in_place));
+        CHECK_FALSE(kvm::nested::summary(*copy).view().empty());
         CHECK(vcpu.verify_nested_state(*copy));
         CHECK(vcpu.set_nested_state(*copy));
-        CHECK_FALSE(kvm::first_difference(lab::read_back(machine.vcpu_fd()), told));
+        CHECK_FALSE(kvm::nested::first_difference(lab::read_back(machine.vcpu_fd()), told));
 
         const lab::Fenced wire{told.size()};
         std::ranges::copy(told, wire.data());
@@ -185,15 +186,15 @@ TEST_CASE("no call with an object in front of a fence reaches the fence") {
             Through<V>::check_all(vcpu_at(l2_active));
             Through<V>::check_failing_set(vcpu_at(l2_active));
         });
-        Through<kvm::Any>::check_all(vcpu_at(l2_active));
-        Through<kvm::Any>::check_failing_set(vcpu_at(l2_active));
+        Through<kvm::nested::Any>::check_all(vcpu_at(l2_active));
+        Through<kvm::nested::Any>::check_failing_set(vcpu_at(l2_active));
     }
 }
 
 TEST_CASE("a smaller object for GET than this host's capacity does not exist") {
     lab::with_vendor([]<class V> {
         CHECK(sizeof(typename Through<V>::State) == V::capacity);
-        CHECK(sizeof(typename Through<kvm::Any>::State) >= V::capacity);
+        CHECK(sizeof(typename Through<kvm::nested::Any>::State) >= V::capacity);
     });
 }
 
@@ -206,17 +207,17 @@ namespace {
 struct AtFence {
     std::vector<std::uint32_t>* declared;
 
-    kvm::IoctlResult operator()(int fd, unsigned long request, void* argument) const noexcept {
+    kvm::nested::IoctlResult operator()(int fd, unsigned long request, void* argument) const noexcept {
         if (request != KVM_GET_NESTED_STATE)
-            return kvm::system_call(fd, request, argument);
+            return kvm::nested::system_call(fd, request, argument);
         std::uint32_t size = 0;
         std::memcpy(&size, static_cast<std::byte*>(argument) + lab::size_at, sizeof size);
         declared->push_back(size);
-        if (size != kvm::Svm::capacity && size != kvm::Vmx::capacity)
+        if (size != kvm::nested::Svm::capacity && size != kvm::nested::Vmx::capacity)
             return {-1, ENOSYS}; // the test finds it in `declared`
         const lab::Fenced memory{size};
         std::memcpy(memory.data() + lab::size_at, &size, sizeof size);
-        const auto result = kvm::system_call(fd, request, memory.data());
+        const auto result = kvm::nested::system_call(fd, request, memory.data());
         std::memcpy(argument, memory.data(), size);
         return result;
     }
@@ -228,9 +229,9 @@ struct Hostile {
     int error_number;
     std::uint32_t size;
 
-    kvm::IoctlResult operator()(int fd, unsigned long request, void* argument) const noexcept {
+    kvm::nested::IoctlResult operator()(int fd, unsigned long request, void* argument) const noexcept {
         if (request != KVM_GET_NESTED_STATE)
-            return kvm::system_call(fd, request, argument);
+            return kvm::nested::system_call(fd, request, argument);
         std::memcpy(static_cast<std::byte*>(argument) + lab::size_at, &size, sizeof size);
         return {value, error_number};
     }
@@ -246,7 +247,7 @@ TEST_CASE(
         const auto& machine = vcpu_at(l2_active);
         const auto check = [&](const auto& host, std::uint32_t capacity) {
             std::vector<std::uint32_t> declared;
-            const kvm::Vcpu vcpu{host, kvm::VcpuFd{machine.vcpu_fd()}, AtFence{&declared}};
+            const kvm::nested::Vcpu vcpu{host, kvm::nested::VcpuFd{machine.vcpu_fd()}, AtFence{&declared}};
             using State = typename decltype(vcpu)::State;
             const auto saved = must(vcpu.nested_state());
             State into;
@@ -258,10 +259,10 @@ TEST_CASE(
             CHECK_FALSE(vcpu.set_nested_state(must(State::parse(bytes))));
             CHECK(declared.size() > 4);
             for (const auto size : declared) // a failed SET looks with a buffer for either vendor
-                CHECK((size == capacity || size == kvm::Any::capacity));
+                CHECK((size == capacity || size == kvm::nested::Any::capacity));
         };
         lab::with_vendor([&]<class V> { check(lab::host_of<V>(), V::capacity); });
-        check(lab::host(), kvm::Any::capacity);
+        check(lab::host(), kvm::nested::Any::capacity);
     }
 }
 
@@ -271,12 +272,12 @@ TEST_CASE("after any answer of a seam the next GET into the same object is armed
     const auto check = [&](const auto& host, const Hostile& seam, auto cleared) {
         using State = decltype(cleared);
         const lab::EndingAtFence<State> state{[] { return State{}; }};
-        const kvm::Vcpu hostile{host, kvm::VcpuFd{machine.vcpu_fd()}, seam};
+        const kvm::nested::Vcpu hostile{host, kvm::nested::VcpuFd{machine.vcpu_fd()}, seam};
         CHECK(hostile.nested_state(*state).has_value() == (seam.error_number == 0));
         CHECK(state->bytes().size() <= sizeof(State));
         if (seam.error_number != 0)
             CHECK(*state == cleared);
-        const kvm::Vcpu real{host, kvm::VcpuFd{machine.vcpu_fd()}};
+        const kvm::nested::Vcpu real{host, kvm::nested::VcpuFd{machine.vcpu_fd()}};
         CHECK(real.nested_state(*state));
         CHECK(std::ranges::equal(state->bytes(), told));
     };
@@ -286,8 +287,8 @@ TEST_CASE("after any answer of a seam the next GET into the same object is armed
             CAPTURE(size);
             const Hostile seam{error_number == 0 ? 0 : -1, error_number, size};
             lab::with_vendor([&]<class V> {
-                check(lab::host_of<V>(), seam, kvm::NestedState<V>::not_in_nested_operation());
+                check(lab::host_of<V>(), seam, kvm::nested::NestedState<V>::not_in_nested_operation());
             });
-            check(lab::host(), seam, kvm::NestedStateBuffer{}); // empty
+            check(lab::host(), seam, kvm::nested::NestedStateBuffer{}); // empty
         }
 }

@@ -7,8 +7,8 @@
 
 namespace {
 
-using kvm::Step;
-using kvm::StepSet;
+using kvm::vcpu::Step;
+using kvm::vcpu::StepSet;
 using lab::must;
 using lab::Vm;
 
@@ -19,13 +19,13 @@ constexpr std::uint32_t saved_round = 3;
 constexpr const char* nothing = ""; // everything went right
 constexpr auto patience = std::chrono::seconds{1};
 
-std::string refusal(const kvm::Error& error) {
-    return std::format("{} is {}", kvm::name(error.operation), kvm::name(error.code));
+std::string refusal(const kvm::nested::Error& error) {
+    return std::format("{} is {}", kvm::nested::name(error.operation), kvm::nested::name(error.code));
 }
 
 /// Restores without some steps, runs the guest to its end, and tells in words what was wrong; "" if nothing.
-std::string restored_without(StepSet left_out, const Vm& vm, const kvm::VcpuState& state, std::uint32_t next,
-                             unsigned vcpu = 0) {
+std::string restored_without(StepSet left_out, const Vm& vm, const kvm::vcpu::VcpuState& state,
+                             std::uint32_t next, unsigned vcpu = 0) {
     if (const auto report = vm.whole(vcpu).restore_without(left_out, state); !report)
         return refusal(report.error());
     return lab::what_is_wrong(lab::follow(vm.machine, vcpu, patience), next, lab::migrate_rounds);
@@ -46,7 +46,7 @@ std::string into_new_vm(StepSet left_out, std::uint64_t flags) {
 std::string into_unprepared_vm(StepSet left_out, std::uint64_t flags) {
     const auto saved = lab::save(lab::migrate_guest_at(saved_round, flags));
     const Vm vm{must(machine::Machine::create({.supported_cpuid = false})),
-                kvm::already_prepared(saved.state.requirements)};
+                kvm::vcpu::already_prepared(saved.state.requirements)};
     lab::put_memory(vm, saved.memory);
     // That is what the step is there to find, before anything is touched.
     const auto result = restored_without(left_out, vm, saved.state, saved_round + 1);
@@ -205,7 +205,7 @@ constexpr std::array rows = std::to_array<Row>({
 });
 
 constexpr bool covers_restore_order() {
-    return std::ranges::equal(rows, kvm::restore_order, {}, &Row::step, &kvm::OrderedStep::step);
+    return std::ranges::equal(rows, kvm::vcpu::restore_order, {}, &Row::step, &kvm::vcpu::OrderedStep::step);
 }
 static_assert(covers_restore_order());
 
@@ -226,7 +226,7 @@ TEST_CASE("each scenario goes right when no step is left out") {
 TEST_CASE("each step that is left out of a restore shows") {
     int seen = 0;
     for (const auto& row : rows) {
-        const auto step = std::string{kvm::name(row.step)};
+        const auto step = std::string{kvm::vcpu::name(row.step)};
         CAPTURE(step);
         std::array<std::string, lab::paging_modes.size()> results;
         std::ranges::transform(lab::paging_modes, results.begin(),

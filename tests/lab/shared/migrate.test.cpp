@@ -87,7 +87,7 @@ TEST_CASE("what is restored is what a second save finds") {
         const auto copy = lab::bare_vm();
         lab::restore(copy, saved);
         auto again = must(copy.whole().save());
-        CHECK(kvm::equivalent(again.nested, saved.state.nested));
+        CHECK(kvm::nested::equivalent(again.nested, saved.state.nested));
         CHECK(again.requirements == saved.state.requirements);
         CHECK(again.cpuid == saved.state.cpuid);
         CHECK(again.feature_msrs == saved.state.feature_msrs);
@@ -108,7 +108,8 @@ TEST_CASE("what is restored is what a second save finds") {
             const auto index = again.msrs[i].index;
             CAPTURE(index);
             CHECK(index == saved.state.msrs[i].index);
-            if (index != kvm::uapi::msr::tsc && index != hyperv_time_reference && index != hyperv_vp_runtime)
+            if (index != kvm::vcpu::uapi::msr::tsc && index != hyperv_time_reference
+                && index != hyperv_vp_runtime)
                 CHECK(again.msrs[i].value == saved.state.msrs[i].value);
         }
     }
@@ -184,7 +185,7 @@ TEST_CASE("a restored vCPU that is cleared no longer verifies, and can be restor
     CHECK(must(nested.nested_state()).phase() == lab::not_nested());
     const auto verdict = nested.verify_nested_state(saved.state.nested);
     REQUIRE_FALSE(verdict);
-    CHECK(verdict.error().code == kvm::Errc::not_equivalent);
+    CHECK(verdict.error().code == kvm::nested::Errc::not_equivalent);
     lab::restore(vm, saved);
     lab::check_goes_on(vm, 4);
 }
@@ -195,7 +196,7 @@ TEST_CASE("without the nested state L2 runs on as if it were L1, and the guest f
         const auto saved = lab::save(lab::migrate_guest_at(3, flags));
         const auto vm = lab::bare_vm();
         lab::put_memory(vm, saved.memory);
-        must(vm.whole().restore_without(kvm::Step::nested_state, saved.state));
+        must(vm.whole().restore_without(kvm::vcpu::Step::nested_state, saved.state));
         const auto story = lab::follow(vm.machine);
         CHECK(lab::what_is_wrong(story, 4, lab::migrate_rounds)
               == "L2's intercepted OUT comes to user space");

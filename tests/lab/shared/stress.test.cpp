@@ -16,9 +16,9 @@ using Clock = std::chrono::steady_clock;
 /// Where the vCPU was, by what its nested state says.
 class Classes {
   public:
-    void count(const kvm::NestedStateBuffer& state) {
-        const bool pending = (state.flags() & kvm::uapi::state_flag::run_pending) != 0;
-        ++counts_[std::string{kvm::name(state.phase())} + (pending ? " with RUN_PENDING" : "")];
+    void count(const kvm::nested::NestedStateBuffer& state) {
+        const bool pending = (state.flags() & kvm::nested::uapi::state_flag::run_pending) != 0;
+        ++counts_[std::string{kvm::nested::name(state.phase())} + (pending ? " with RUN_PENDING" : "")];
         ++total_;
     }
     /// Whether each place was hit that the stress guest comes by all the time.

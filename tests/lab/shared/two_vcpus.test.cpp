@@ -24,7 +24,7 @@ constexpr std::size_t used_memory = second_place + lab::used_memory;
 constexpr machine::Options two_vcpus{.vcpus = vcpus};
 
 /// Where the second vCPU is in the file of the first: a whole file, as a section of the caller's.
-constexpr std::uint32_t second_vcpu_section = kvm::callers_section | 2;
+constexpr std::uint32_t second_vcpu_section = kvm::vcpu::callers_section | 2;
 
 Vm started(std::uint64_t flags) {
     auto vm = lab::prepared_vm(two_vcpus);
@@ -40,13 +40,13 @@ Vm started(std::uint64_t flags) {
     return vm;
 }
 
-lab::Bytes encoded(const kvm::VcpuState& state, std::span<const kvm::Section> sections) {
+lab::Bytes encoded(const kvm::vcpu::VcpuState& state, std::span<const kvm::vcpu::Section> sections) {
     lab::Bytes file;
-    const auto append = [&](std::span<const std::byte> bytes) -> std::expected<void, kvm::Error> {
+    const auto append = [&](std::span<const std::byte> bytes) -> std::expected<void, kvm::nested::Error> {
         file.insert(file.end(), bytes.begin(), bytes.end());
         return {};
     };
-    must(kvm::encode(state, append, sections));
+    must(kvm::vcpu::encode(state, append, sections));
     return file;
 }
 
@@ -54,22 +54,22 @@ lab::Bytes encoded(const kvm::VcpuState& state, std::span<const kvm::Section> se
 lab::Bytes saved_together(const Vm& vm) {
     const auto first = must(vm.whole(0).save());
     const auto second = encoded(must(vm.whole(1).save()), {});
-    const std::array sections{kvm::Section{lab::memory_section, vm.machine.memory().first(used_memory)},
-                              kvm::Section{second_vcpu_section, second}};
+    const std::array sections{kvm::vcpu::Section{lab::memory_section, vm.machine.memory().first(used_memory)},
+                              kvm::vcpu::Section{second_vcpu_section, second}};
     return encoded(first, sections);
 }
 
 /// What is in such a file, memory as a part of its bytes.
 struct Together {
-    std::array<kvm::VcpuState, vcpus> states;
+    std::array<kvm::vcpu::VcpuState, vcpus> states;
     std::span<const std::byte> memory;
 
     explicit Together(std::span<const std::byte> file) {
-        auto outer = must(kvm::parse_vcpu(file));
+        auto outer = must(kvm::vcpu::parse_vcpu(file));
         if (outer.sections.size() != 2 || outer.sections[1].type != second_vcpu_section)
             lab::give_up("the file has not both vCPUs");
         memory = outer.sections[0].bytes;
-        states = {std::move(outer.state), must(kvm::parse_vcpu(outer.sections[1].bytes)).state};
+        states = {std::move(outer.state), must(kvm::vcpu::parse_vcpu(outer.sections[1].bytes)).state};
     }
 };
 
@@ -111,7 +111,7 @@ TEST_CASE("two vCPUs, each in an L2 of its own, move together at every round, an
             const auto file = saved_together(vm);
             const Together together{file};
             for (const auto& state : together.states)
-                CHECK((state.nested.flags() & kvm::uapi::state_flag::guest_mode) != 0);
+                CHECK((state.nested.flags() & kvm::nested::uapi::state_flag::guest_mode) != 0);
             CHECK(together.states[0].nested != together.states[1].nested);
             vm = lab::bare_vm(two_vcpus);
             restore(vm, together);
@@ -146,7 +146,7 @@ TEST_CASE("of two vCPUs only the one whose nested state was forgotten fails") {
         const auto vm = lab::bare_vm(two_vcpus);
         lab::put_memory(vm, together.memory);
         must(vm.whole(0).restore(together.states[0]));
-        must(vm.whole(1).restore_without(kvm::Step::nested_state, together.states[1]));
+        must(vm.whole(1).restore_without(kvm::vcpu::Step::nested_state, together.states[1]));
         CHECK(what_is_wrong(vm, 0, 2) == "");
         CHECK(what_is_wrong(vm, 1, 3) == "L2's intercepted OUT comes to user space");
     }

@@ -9,24 +9,24 @@ namespace {
 using lab::must;
 
 /// What a vCPU of the other vendor may have sent.
-kvm::NestedStateBuffer foreign_state() {
+kvm::nested::NestedStateBuffer foreign_state() {
     constexpr std::uint64_t vmxon_pa = 0x1000;
     if (lab::is_vmx())
-        return kvm::NestedState<kvm::Svm>::gif_clear();
-    return kvm::NestedState<kvm::Vmx>::vmxon_only(vmxon_pa);
+        return kvm::nested::NestedState<kvm::nested::Svm>::gif_clear();
+    return kvm::nested::NestedState<kvm::nested::Vmx>::vmxon_only(vmxon_pa);
 }
 
-constexpr kvm::VendorId other(kvm::VendorId vendor) {
-    return vendor == kvm::VendorId::vmx ? kvm::VendorId::svm : kvm::VendorId::vmx;
+constexpr kvm::nested::VendorId other(kvm::nested::VendorId vendor) {
+    return vendor == kvm::nested::VendorId::vmx ? kvm::nested::VendorId::svm : kvm::nested::VendorId::vmx;
 }
 
 /// Counts what reaches the kernel.
 struct Counting {
     int* calls;
 
-    kvm::IoctlResult operator()(int fd, unsigned long request, void* argument) const noexcept {
+    kvm::nested::IoctlResult operator()(int fd, unsigned long request, void* argument) const noexcept {
         ++*calls;
-        return kvm::system_call(fd, request, argument);
+        return kvm::nested::system_call(fd, request, argument);
     }
 };
 
@@ -39,11 +39,11 @@ TEST_CASE("a state of the other vendor is refused by the library before anything
     REQUIRE(foreign.vendor() == other(lab::host().vendor()));
 
     int calls = 0;
-    const kvm::Vcpu vcpu{lab::host(), kvm::VcpuFd{vm.machine.vcpu_fd()}, Counting{&calls}};
+    const kvm::nested::Vcpu vcpu{lab::host(), kvm::nested::VcpuFd{vm.machine.vcpu_fd()}, Counting{&calls}};
     const auto set = vcpu.set_nested_state(foreign);
     REQUIRE_FALSE(set);
-    CHECK(set.error().code == kvm::Errc::wrong_vendor);
-    CHECK(set.error().effect == kvm::Effect::unchanged);
+    CHECK(set.error().code == kvm::nested::Errc::wrong_vendor);
+    CHECK(set.error().effect == kvm::nested::Effect::unchanged);
     CHECK(calls == 0);
     const auto verified = vcpu.verify_nested_state(foreign);
     REQUIRE_FALSE(verified);
@@ -53,11 +53,11 @@ TEST_CASE("a state of the other vendor is refused by the library before anything
     saved.state.nested = foreign;
     const auto mixed = vm.whole().restore(saved.state); // a vCPU of this host, with that state
     REQUIRE_FALSE(mixed);
-    CHECK(mixed.error().code == kvm::Errc::wrong_vendor);
+    CHECK(mixed.error().code == kvm::nested::Errc::wrong_vendor);
     saved.state.vendor = other(lab::host().vendor());
     const auto restored = vm.whole().restore(saved.state); // a vCPU of the other vendor's host
     REQUIRE_FALSE(restored);
-    CHECK(restored.error().code == kvm::Errc::wrong_vendor);
+    CHECK(restored.error().code == kvm::nested::Errc::wrong_vendor);
 
     lab::check_goes_on(vm, 4); // L2 has not noticed
 }
@@ -70,16 +70,18 @@ TEST_CASE("a file of the other vendor's vCPU is read, and refused by the vCPU it
     const lab::Saved foreign{lab::to_file(saved.state, vm.machine.memory())};
     const auto restored = vm.whole().restore(foreign.state);
     REQUIRE_FALSE(restored);
-    CHECK(restored.error().code == kvm::Errc::wrong_vendor);
-    CHECK(restored.error().effect == kvm::Effect::unchanged);
+    CHECK(restored.error().code == kvm::nested::Errc::wrong_vendor);
+    CHECK(restored.error().effect == kvm::nested::Effect::unchanged);
     lab::check_goes_on(vm, 4);
 }
 
 TEST_CASE("the proof of the other vendor cannot be had on this host") {
     const machine::Descriptor system{::open("/dev/kvm", O_RDWR | O_CLOEXEC)};
-    const auto code = lab::is_vmx() ? kvm::Host<kvm::Svm>::probe(kvm::SystemFd{system.get()}).error().code
-                                    : kvm::Host<kvm::Vmx>::probe(kvm::SystemFd{system.get()}).error().code;
-    CHECK(code == kvm::Errc::wrong_vendor);
+    const auto code =
+        lab::is_vmx()
+            ? kvm::nested::Host<kvm::nested::Svm>::probe(kvm::nested::SystemFd{system.get()}).error().code
+            : kvm::nested::Host<kvm::nested::Vmx>::probe(kvm::nested::SystemFd{system.get()}).error().code;
+    CHECK(code == kvm::nested::Errc::wrong_vendor);
 }
 
 TEST_CASE("the kernel refuses a state of the other vendor, and classify says what is left") {
@@ -92,10 +94,10 @@ TEST_CASE("the kernel refuses a state of the other vendor, and classify says wha
     CHECK(set.value == -1);
     CHECK(lab::errno_name(set.error_number) == "EINVAL");
     CHECK(lab::read_back(fd) == before);
-    const auto error = kvm::classify(
-        kvm::Operation::set_nested_state, set.value, set.error_number,
-        {.descriptor = kvm::DescriptorKind::vcpu, .attempted = foreign.bytes(), .found = before});
-    CHECK(error.code == kvm::Errc::refused);
-    CHECK(error.effect == kvm::Effect::unchanged);
+    const auto error = kvm::nested::classify(
+        kvm::nested::Operation::set_nested_state, set.value, set.error_number,
+        {.descriptor = kvm::nested::DescriptorKind::vcpu, .attempted = foreign.bytes(), .found = before});
+    CHECK(error.code == kvm::nested::Errc::refused);
+    CHECK(error.effect == kvm::nested::Effect::unchanged);
     lab::check_goes_on(vm, 4);
 }

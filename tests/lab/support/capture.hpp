@@ -30,8 +30,8 @@ inline void write_capture(const std::string& place, std::span<const std::byte> s
 inline void capture(const std::string& place, std::span<const std::byte> state) {
     CAPTURE(place);
     write_capture(place, state);
-    const auto parsed = must(kvm::NestedStateBuffer::parse(state));
-    const auto again = kvm::from_json(kvm::to_json(parsed));
+    const auto parsed = must(kvm::nested::NestedStateBuffer::parse(state));
+    const auto again = kvm::nested::from_json(kvm::nested::to_json(parsed));
     INFO((again ? "" : again.error().message()));
     REQUIRE(again.has_value());
     CHECK(*again == parsed);

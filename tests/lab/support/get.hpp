@@ -53,9 +53,9 @@ inline std::uint32_t size_in(std::span<const std::byte> bytes) {
 template <class Function>
 void with_vendor(Function&& function) {
     if (is_vmx())
-        function.template operator()<kvm::Vmx>();
+        function.template operator()<kvm::nested::Vmx>();
     else
-        function.template operator()<kvm::Svm>();
+        function.template operator()<kvm::nested::Svm>();
 }
 
 } // namespace lab

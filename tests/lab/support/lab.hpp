@@ -61,7 +61,7 @@ T must(machine::Result<T> result) {
 }
 
 template <class T>
-T must(std::expected<T, kvm::Error> result) {
+T must(std::expected<T, kvm::nested::Error> result) {
     if (!result)
         give_up(std::string{result.error().message().view()});
     if constexpr (!std::is_void_v<T>)
@@ -76,29 +76,29 @@ void must_ioctl(int fd, unsigned long request, T argument, const char* what) {
 }
 
 /// The proof that this host nests vendor V, or any.
-template <kvm::VendorOrAny V>
-kvm::Host<V> host_of() {
+template <kvm::nested::VendorOrAny V>
+kvm::nested::Host<V> host_of() {
     static const machine::Descriptor system{::open("/dev/kvm", O_RDWR | O_CLOEXEC)};
-    return must(kvm::Host<V>::probe(kvm::SystemFd{system.get()}));
+    return must(kvm::nested::Host<V>::probe(kvm::nested::SystemFd{system.get()}));
 }
-inline kvm::Host<kvm::Any> host() {
-    static const auto host = host_of<kvm::Any>();
+inline kvm::nested::Host<kvm::nested::Any> host() {
+    static const auto host = host_of<kvm::nested::Any>();
     return host;
 }
 inline bool is_vmx() {
-    return host().vendor() == kvm::VendorId::vmx;
+    return host().vendor() == kvm::nested::VendorId::vmx;
 }
 
 /// The phase of a vCPU whose L2 runs, and that of one that has never nested or was cleared.
-inline kvm::Phase l2_active() {
-    return is_vmx() ? kvm::Phase::vmx_l2_active : kvm::Phase::svm_l2_active;
+inline kvm::nested::Phase l2_active() {
+    return is_vmx() ? kvm::nested::Phase::vmx_l2_active : kvm::nested::Phase::svm_l2_active;
 }
-inline kvm::Phase not_nested() {
-    return is_vmx() ? kvm::Phase::vmx_off : kvm::Phase::svm_outside_l2_gif_set;
+inline kvm::nested::Phase not_nested() {
+    return is_vmx() ? kvm::nested::Phase::vmx_off : kvm::nested::Phase::svm_outside_l2_gif_set;
 }
 
-inline kvm::Vcpu<kvm::Any> nested(const machine::Machine& machine, unsigned vcpu = 0) {
-    return {host(), kvm::VcpuFd{machine.vcpu_fd(vcpu)}};
+inline kvm::nested::Vcpu<kvm::nested::Any> nested(const machine::Machine& machine, unsigned vcpu = 0) {
+    return {host(), kvm::nested::VcpuFd{machine.vcpu_fd(vcpu)}};
 }
 
 // --- machines
@@ -153,13 +153,13 @@ inline void set_smm(const machine::Machine& machine, bool on) {
 
 // --- the ioctls without the library
 
-inline kvm::IoctlResult raw_get(int fd, void* buffer) {
-    return kvm::system_call(fd, KVM_GET_NESTED_STATE, buffer);
+inline kvm::nested::IoctlResult raw_get(int fd, void* buffer) {
+    return kvm::nested::system_call(fd, KVM_GET_NESTED_STATE, buffer);
 }
 
 /// SET only reads; the pointer may be any number.
-inline kvm::IoctlResult raw_set(int fd, const void* buffer) {
-    return kvm::system_call(fd, KVM_SET_NESTED_STATE, const_cast<void*>(buffer));
+inline kvm::nested::IoctlResult raw_set(int fd, const void* buffer) {
+    return kvm::nested::system_call(fd, KVM_SET_NESTED_STATE, const_cast<void*>(buffer));
 }
 
 template <class T>
@@ -201,8 +201,8 @@ inline constexpr std::size_t header_size = 128;
 
 /// What the vCPU holds, byte for byte as the kernel tells it.
 inline Bytes read_back(int vcpu_fd) {
-    Bytes bytes(kvm::Any::capacity);
-    store<std::uint32_t>(bytes, size_at, kvm::Any::capacity);
+    Bytes bytes(kvm::nested::Any::capacity);
+    store<std::uint32_t>(bytes, size_at, kvm::nested::Any::capacity);
     if (const auto got = raw_get(vcpu_fd, bytes.data()); got.value != 0)
         give_up(std::format("KVM_GET_NESTED_STATE: {}, errno {}", got.value, got.error_number));
     bytes.resize(load<std::uint32_t>(bytes, size_at));

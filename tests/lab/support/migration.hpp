@@ -22,27 +22,27 @@ using namespace std::chrono_literals;
 /// A machine and the proof that its vCPUs can be saved whole.
 struct Vm {
     machine::Machine machine;
-    kvm::Prepared prepared;
+    kvm::vcpu::Prepared prepared;
 
-    [[nodiscard]] kvm::WholeVcpu whole(unsigned vcpu = 0) const {
+    [[nodiscard]] kvm::vcpu::WholeVcpu whole(unsigned vcpu = 0) const {
         return {host(),
                 prepared,
-                kvm::SystemFd{machine.system_fd()},
-                kvm::VmFd{machine.vm_fd()},
-                kvm::VcpuFd{machine.vcpu_fd(vcpu)},
+                kvm::nested::SystemFd{machine.system_fd()},
+                kvm::nested::VmFd{machine.vm_fd()},
+                kvm::nested::VcpuFd{machine.vcpu_fd(vcpu)},
                 &machine.run_page(vcpu)};
     }
 };
 
-inline Vm prepared_vm(const machine::Options& options, const kvm::Requirements& requirements = {}) {
+inline Vm prepared_vm(const machine::Options& options, const kvm::vcpu::Requirements& requirements = {}) {
     auto machine = must(machine::Machine::create(options));
-    const auto prepared =
-        must(kvm::prepare(kvm::SystemFd{machine.system_fd()}, kvm::VmFd{machine.vm_fd()}, requirements));
+    const auto prepared = must(kvm::vcpu::prepare(kvm::nested::SystemFd{machine.system_fd()},
+                                                  kvm::nested::VmFd{machine.vm_fd()}, requirements));
     return {std::move(machine), prepared};
 }
 
 /// Where a vCPU is restored to: nothing has been done to it, and it has no CPUID.
-inline Vm bare_vm(machine::Options options = {}, const kvm::Requirements& requirements = {}) {
+inline Vm bare_vm(machine::Options options = {}, const kvm::vcpu::Requirements& requirements = {}) {
     options.supported_cpuid = false;
     return prepared_vm(options, requirements);
 }
@@ -74,30 +74,30 @@ inline constexpr std::array paging_modes{guests::nested_paging, std::uint64_t{0}
 // --- files
 
 /// Where guest memory is in a file.
-inline constexpr std::uint32_t memory_section = kvm::callers_section | 1;
+inline constexpr std::uint32_t memory_section = kvm::vcpu::callers_section | 1;
 
 /// No guest touches more than this (layout.h). The rest is zero before and after.
 inline constexpr std::size_t used_memory = 0x40000;
 
-inline Bytes to_file(const kvm::VcpuState& state, std::span<const std::byte> memory) {
+inline Bytes to_file(const kvm::vcpu::VcpuState& state, std::span<const std::byte> memory) {
     Bytes file;
-    const auto append = [&](std::span<const std::byte> bytes) -> std::expected<void, kvm::Error> {
+    const auto append = [&](std::span<const std::byte> bytes) -> std::expected<void, kvm::nested::Error> {
         file.insert(file.end(), bytes.begin(), bytes.end());
         return {};
     };
-    const kvm::Section section{memory_section, memory.first(used_memory)};
-    must(kvm::encode(state, append, {&section, 1}));
+    const kvm::vcpu::Section section{memory_section, memory.first(used_memory)};
+    must(kvm::vcpu::encode(state, append, {&section, 1}));
     return file;
 }
 
 /// A file that has been read back. Owns its bytes, since `memory` points into them.
 struct Saved {
     Bytes file;
-    kvm::VcpuState state;
+    kvm::vcpu::VcpuState state;
     std::span<const std::byte> memory;
 
     explicit Saved(Bytes bytes) : file{std::move(bytes)} {
-        auto parsed = must(kvm::parse_vcpu(file));
+        auto parsed = must(kvm::vcpu::parse_vcpu(file));
         if (parsed.sections.size() != 1 || parsed.sections.front().type != memory_section)
             give_up("the file has no guest memory");
         state = std::move(parsed.state);
@@ -108,7 +108,7 @@ struct Saved {
     Saved& operator=(Saved&&) = default;
     Saved& operator=(const Saved&) = delete;
 
-    [[nodiscard]] kvm::Phase phase() const { return state.nested.phase(); }
+    [[nodiscard]] kvm::nested::Phase phase() const { return state.nested.phase(); }
 };
 
 /// Saves a vCPU with its VM's memory into a file, and reads that.
@@ -122,7 +122,7 @@ inline void put_memory(const Vm& vm, std::span<const std::byte> memory) {
 }
 
 /// Whether the vCPU has everything of the state, but for the one MSR that needs an APIC in the kernel.
-inline void check_report(const kvm::RestoreReport& report) {
+inline void check_report(const kvm::vcpu::RestoreReport& report) {
     constexpr std::uint32_t async_page_fault_interrupt = 0x4b564d06;
     for (const auto& refused : report.refused_msrs) {
         CAPTURE(refused.index);

@@ -28,8 +28,8 @@ class Printed {
   public:
     explicit Printed(std::span<const std::byte> state) {
         std::string text;
-        kvm::describe(state, [&](std::string_view piece) noexcept { text += piece; },
-                      {.fields = kvm::FieldsShown::all, .ranges = false});
+        kvm::nested::describe(state, [&](std::string_view piece) noexcept { text += piece; },
+                              {.fields = kvm::nested::FieldsShown::all, .ranges = false});
         bool zeros = false; // names of what is zero go on in lines that begin with more blanks
         for (const auto line : pieces(text, '\n')) {
             zeros = line.starts_with("  zero: ") || (zeros && line.starts_with("       "));
@@ -72,12 +72,12 @@ using Values = std::map<std::string_view, std::uint64_t>;
 
 /// A line for each field whose value in the page, or in print, is not the expected one.
 template <class Table>
-std::string differing(std::span<const std::byte> state, const kvm::Fields<Table>& fields,
+std::string differing(std::span<const std::byte> state, const kvm::nested::Fields<Table>& fields,
                       const Values& expected) {
     const Printed printed{state};
     std::string lines;
     for (const auto [field, value] : fields) {
-        using enum kvm::FieldGroup;
+        using enum kvm::nested::FieldGroup;
         if (!field->is_number() || field->group == header || field->group == reserved)
             continue;
         const auto found = expected.find(field->name);
@@ -86,7 +86,7 @@ std::string differing(std::span<const std::byte> state, const kvm::Fields<Table>
         if (value == wanted && in_print == wanted)
             continue;
         lines += field->name;
-        if (field->encoding != kvm::no_encoding)
+        if (field->encoding != kvm::nested::no_encoding)
             lines += std::format(" (VMCS encoding {:#06x})", field->encoding);
         lines += std::format(", offset {:#05x}: {:#x} instead of {:#x}, printed as {}\n", field->offset,
                              value, wanted, in_print ? std::format("{:#x}", *in_print) : "nothing");
@@ -96,7 +96,7 @@ std::string differing(std::span<const std::byte> state, const kvm::Fields<Table>
 
 /// The areas of the page that are no numbers, padding and the tail among them, and are not zero.
 template <class Table>
-std::string bytes_of_no_field(const kvm::Fields<Table>& fields) {
+std::string bytes_of_no_field(const kvm::nested::Fields<Table>& fields) {
     std::string names;
     for (const auto [field, value] : fields)
         if (!field->is_number()

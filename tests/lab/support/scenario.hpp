@@ -9,8 +9,8 @@
 //
 //     const lab::Scenario scenario{.image = IMAGE(vmx_shadow)};
 //     const auto journey = lab::check_survives(scenario, "0x10:1 0x10:5 0x21:0x7 HLT");
-//     CHECK(journey.at(guests::port::phase, 5).phase() == kvm::Phase::vmx_l2_active);
-//     CHECK(lab::told_without(scenario, kvm::Step::nested_state, guests::port::phase, 5) != ...);
+//     CHECK(journey.at(guests::port::phase, 5).phase() == kvm::nested::Phase::vmx_l2_active);
+//     CHECK(lab::told_without(scenario, kvm::vcpu::Step::nested_state, guests::port::phase, 5) != ...);
 //
 // Include it last, like migration.hpp, which it includes.
 #pragma once
@@ -24,7 +24,7 @@ struct Scenario {
     guests::Image image;
     guests::Parameters parameters = {};
     machine::Options machine = {};
-    kvm::Requirements requirements = {};
+    kvm::vcpu::Requirements requirements = {};
     /// Once, in the first virtual machine, before the guest's first instruction.
     std::function<void(const Vm&)> arrange = {};
     /// At each exit, after any migration and before the guest goes on: what a device would do, KVM_SMI for
@@ -112,7 +112,7 @@ struct Journey {
         give_up(std::format("the guest never wrote {:#x} to port {:#x}; it told {}", value, port, told));
     }
     /// The nested state that was saved there.
-    [[nodiscard]] const kvm::NestedStateBuffer& at(std::uint16_t port, std::uint32_t value) const {
+    [[nodiscard]] const kvm::nested::NestedStateBuffer& at(std::uint16_t port, std::uint32_t value) const {
         return stop(port, value).saved.state.nested;
     }
 };
@@ -173,16 +173,16 @@ inline Journey check_survives(const Scenario& scenario, const std::string& expec
 
 /// The negative control: moves once, at the first write of `value` to `port`, without some steps of the
 /// restore. What the guest tells from its beginning; or which step refused what it was given.
-inline std::string told_without(const Scenario& scenario, kvm::StepSet left_out, std::uint16_t port,
+inline std::string told_without(const Scenario& scenario, kvm::vcpu::StepSet left_out, std::uint16_t port,
                                 std::uint32_t value) {
     auto [source, telling] = run_until(scenario, port, value);
     const auto saved = save(source);
     const auto vm = bare_vm(scenario.machine, saved.state.requirements);
-    if (!left_out.contains(kvm::Step::memory))
+    if (!left_out.contains(kvm::vcpu::Step::memory))
         put_memory(vm, saved.memory);
     if (const auto report = vm.whole().restore_without(left_out, saved.state); !report) {
-        telling.end(
-            std::format("{} is {}", kvm::name(report.error().operation), kvm::name(report.error().code)));
+        telling.end(std::format("{} is {}", kvm::nested::name(report.error().operation),
+                                kvm::nested::name(report.error().code)));
         return telling.line();
     }
     if (scenario.act)

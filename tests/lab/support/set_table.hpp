@@ -4,8 +4,8 @@
 // and whether the library says the same. Rule names (X1, V7, S7, ...) are those of the README.
 //
 // A row is one state and where it comes from. It is issued as a bare ioctl from each starting point that
-// makes a difference, and what came of it is given to kvm::classify(). Rows that a NestedState can express go
-// through Vcpu::set_nested_state() as well, which has to come to the same end. After each failure
+// makes a difference, and what came of it is given to kvm::nested::classify(). Rows that a NestedState can
+// express go through Vcpu::set_nested_state() as well, which has to come to the same end. After each failure
 // clear_nested_state() has to lead back to a vCPU that is not in nested operation.
 //
 // Where kernels differ, the row pins both behaviours, and rows of the same trait have to agree with each
@@ -13,7 +13,7 @@
 //
 // A vendor's table is a struct (svm/set_table.test.cpp has one) with
 //
-//     Vendor, Nested        kvm::Svm; the vendor's Vcpu
+//     Vendor, Nested        kvm::nested::Svm; the vendor's Vcpu
 //     On, Base, Trait       enumerations: what the vCPU is, what the row changes, in what kernels differ
 //     Failure               what a row says about the effect of its failure
 //     Start                 an enumeration with `count`: what the vCPU holds before
@@ -85,7 +85,7 @@ enum class Into : std::uint8_t { vcpu, vm, system, closed, pipe, vcpu_of_parent 
 using Outcome = int;
 inline constexpr Outcome returned_2 = -2;
 
-inline Outcome outcome_of(kvm::IoctlResult result) {
+inline Outcome outcome_of(kvm::nested::IoctlResult result) {
     return result.value < 0 ? result.error_number : -result.value;
 }
 inline std::string outcome_name(Outcome outcome) {
@@ -260,12 +260,12 @@ class Placed {
 
 struct Target {
     int fd;
-    kvm::DescriptorKind kind;
+    kvm::nested::DescriptorKind kind;
     bool in_child = false;
 };
 
 inline Target target(Into into, const machine::Machine& machine) {
-    using enum kvm::DescriptorKind;
+    using enum kvm::nested::DescriptorKind;
     static std::array<int, 2> ends = {-1, -1};
     switch (into) {
     case Into::vm:
@@ -315,29 +315,29 @@ auto at(const Target& target, Make&& make) {
 /// A typed SET as plain bytes.
 struct TypedResult {
     bool done;
-    kvm::Error error;
+    kvm::nested::Error error;
 };
 
 // --- judging it
 
-inline kvm::Errc expected_code(Into into, Outcome outcome) {
+inline kvm::nested::Errc expected_code(Into into, Outcome outcome) {
     switch (into) {
     case Into::vm:
-        return kvm::Errc::vm_fd_given;
+        return kvm::nested::Errc::vm_fd_given;
     case Into::system:
-        return kvm::Errc::system_fd_given;
+        return kvm::nested::Errc::system_fd_given;
     case Into::closed:
-        return kvm::Errc::bad_descriptor;
+        return kvm::nested::Errc::bad_descriptor;
     case Into::pipe:
-        return kvm::Errc::not_a_kvm_descriptor;
+        return kvm::nested::Errc::not_a_kvm_descriptor;
     case Into::vcpu_of_parent:
-        return kvm::Errc::other_process_or_dead_vm;
+        return kvm::nested::Errc::other_process_or_dead_vm;
     case Into::vcpu:
         break;
     }
     if (outcome < 0)
-        return kvm::Errc::entry_failed;
-    return outcome == EFAULT ? kvm::Errc::bad_address : kvm::Errc::refused;
+        return kvm::nested::Errc::entry_failed;
+    return outcome == EFAULT ? kvm::nested::Errc::bad_address : kvm::nested::Errc::refused;
 }
 
 /// What a failed SET of a row has left, for the vendor's check_failure().
@@ -345,7 +345,7 @@ template <class V>
 struct Failed {
     const SetRow<V>& row;
     typename V::Start start;
-    const kvm::Error& error;
+    const kvm::nested::Error& error;
     const Bytes& attempted; ///< all that the kernel could read of what was declared
     const Bytes& before;
     const Bytes& after;
@@ -361,7 +361,7 @@ class SetTable {
     using Row = SetRow<V>;
     using Start = typename V::Start;
     using Trait = typename V::Trait;
-    using State = kvm::NestedState<typename V::Vendor>;
+    using State = kvm::nested::NestedState<typename V::Vendor>;
 
     void run(const Row& row) {
         INFO("row: " << std::string_view{row.name});
@@ -413,9 +413,9 @@ class SetTable {
         INFO("the kernel: " << outcome_name(outcome));
         CHECK(outcome_name(outcome) == outcome_name(expectation(row, outcome)));
         if (outcome != 0) {
-            const auto error =
-                kvm::classify(kvm::Operation::set_nested_state, result.value, result.error_number,
-                              {.descriptor = to.kind, .attempted = attempted, .found = after});
+            const auto error = kvm::nested::classify(
+                kvm::nested::Operation::set_nested_state, result.value, result.error_number,
+                {.descriptor = to.kind, .attempted = attempted, .found = after});
             check_failure({row, start, error, attempted, before, after}, outcome);
         } else {
             V::check_success(row, start, bytes, after);
@@ -453,7 +453,7 @@ class SetTable {
     }
 
     static TypedResult set_through_vcpu(int fd, const State& state) {
-        const kvm::Vcpu vcpu{host_of<typename V::Vendor>(), kvm::VcpuFd{fd}};
+        const kvm::nested::Vcpu vcpu{host_of<typename V::Vendor>(), kvm::nested::VcpuFd{fd}};
         const auto put = vcpu.set_nested_state(state);
         return put ? TypedResult{true, {}} : TypedResult{false, put.error()};
     }
@@ -461,11 +461,11 @@ class SetTable {
     static void check_failure(const Failed<V>& failed, Outcome outcome) {
         const auto& error = failed.error;
         CAPTURE(std::string{error.message().view()});
-        CHECK(error.operation == kvm::Operation::set_nested_state);
+        CHECK(error.operation == kvm::nested::Operation::set_nested_state);
         CHECK(error.raw_result == (outcome < 0 ? -outcome : -1));
         CHECK(error.error_number == std::max(outcome, 0));
         CHECK(error.code == expected_code(failed.row.into, outcome));
-        if (error.effect == kvm::Effect::unchanged)
+        if (error.effect == kvm::nested::Effect::unchanged)
             CHECK(same_bytes(failed.before, failed.after));
         V::check_failure(failed);
 
@@ -488,7 +488,7 @@ class SetTable {
         return has(row.unless.trait, seen == row.unless.expect) ? row.unless.expect : row.expect;
     }
 
-    void check_verified(const Row& row, const std::expected<void, kvm::Error>& verified) {
+    void check_verified(const Row& row, const std::expected<void, kvm::nested::Error>& verified) {
         const bool rewritten = row.rewritten_with != Trait::none
                                    ? has(row.rewritten_with, !verified.has_value())
                                    : row.rewritten;

@@ -9,15 +9,15 @@
 
 namespace lab::svm {
 
-using State = kvm::NestedState<kvm::Svm>;
+using State = kvm::nested::NestedState<kvm::nested::Svm>;
 
 /// The proof that this host nests SVM.
-inline kvm::Host<kvm::Svm> host() {
-    return host_of<kvm::Svm>();
+inline kvm::nested::Host<kvm::nested::Svm> host() {
+    return host_of<kvm::nested::Svm>();
 }
 
-inline kvm::Vcpu<kvm::Svm> nested(const machine::Machine& machine) {
-    return {host(), kvm::VcpuFd{machine.vcpu_fd()}};
+inline kvm::nested::Vcpu<kvm::nested::Svm> nested(const machine::Machine& machine) {
+    return {host(), kvm::nested::VcpuFd{machine.vcpu_fd()}};
 }
 
 /// A new machine in which svm_phases has come to `phase`.

@@ -15,7 +15,7 @@ inline constexpr std::size_t intercepts_word3 = 0x00c, int_ctl = 0x060, event_in
 inline constexpr std::uint64_t event_valid = 0x8000'0000;
 
 template <class T>
-T control_field(const kvm::NestedStateBuffer& state, std::size_t offset) {
+T control_field(const kvm::nested::NestedStateBuffer& state, std::size_t offset) {
     return load<T>(state.bytes(), header_size + offset);
 }
 
@@ -24,11 +24,11 @@ template <class T>
 void set_control_field(Saved& saved, std::size_t offset, T value) {
     Bytes bytes(saved.state.nested.bytes().begin(), saved.state.nested.bytes().end());
     store(std::span{bytes}, header_size + offset, value);
-    saved.state.nested = must(kvm::NestedStateBuffer::parse(bytes));
+    saved.state.nested = must(kvm::nested::NestedStateBuffer::parse(bytes));
 }
 
-inline bool run_pending(const kvm::NestedStateBuffer& state) {
-    return (state.flags() & kvm::uapi::state_flag::run_pending) != 0;
+inline bool run_pending(const kvm::nested::NestedStateBuffer& state) {
+    return (state.flags() & kvm::nested::uapi::state_flag::run_pending) != 0;
 }
 
 } // namespace lab::svm

@@ -10,15 +10,15 @@
 
 namespace lab::vmx {
 
-using State = kvm::NestedState<kvm::Vmx>;
+using State = kvm::nested::NestedState<kvm::nested::Vmx>;
 
 /// The proof that this host nests VMX.
-inline kvm::Host<kvm::Vmx> host() {
-    return host_of<kvm::Vmx>();
+inline kvm::nested::Host<kvm::nested::Vmx> host() {
+    return host_of<kvm::nested::Vmx>();
 }
 
-inline kvm::Vcpu<kvm::Vmx> nested(const machine::Machine& machine) {
-    return {host(), kvm::VcpuFd{machine.vcpu_fd()}};
+inline kvm::nested::Vcpu<kvm::nested::Vmx> nested(const machine::Machine& machine) {
+    return {host(), kvm::nested::VcpuFd{machine.vcpu_fd()}};
 }
 
 // --- offsets
@@ -28,7 +28,7 @@ inline constexpr std::size_t vmxon_at = 8, vmcs12_at = 16, smm_flags_at = 24, vm
                              deadline_at = 32;
 /// With a vmcs12, and with its shadow vmcs12, too.
 inline constexpr std::size_t state_size = 4224, state_size_with_shadow = 8320;
-inline constexpr std::size_t vmcs12_size = kvm::uapi::vmcs12_size;
+inline constexpr std::size_t vmcs12_size = kvm::nested::uapi::vmcs12_size;
 /// Where the shadow vmcs12 begins.
 inline constexpr std::size_t shadow_at = 4224;
 
@@ -146,7 +146,7 @@ inline Bytes built_l2(const machine::Machine& machine) {
                             reset_pat = 0x0007'0406'0007'0406, data_rights = 0xc093, none = ~0ull;
     constexpr std::uint16_t cs = 0x08, data = 0x10, tr = 0x18;
     const std::pair<Field, std::uint64_t> values[] = {
-        {field::revision, kvm::uapi::vmcs12_revision},
+        {field::revision, kvm::nested::uapi::vmcs12_revision},
         {field::launch_state, 1},
         {field::pin_controls, adjusted(machine, msr::pin, 0)},
         {field::primary_controls,
@@ -205,8 +205,8 @@ inline Bytes built_l2(const machine::Machine& machine) {
         {field::guest_tr_ar_bytes, 0x8b},
     };
     Bytes state(state_size);
-    lab::store<std::uint16_t>(state, flags_at, kvm::uapi::state_flag::guest_mode);
-    lab::store<std::uint16_t>(state, format_at, kvm::uapi::state_format::vmx);
+    lab::store<std::uint16_t>(state, flags_at, kvm::nested::uapi::state_flag::guest_mode);
+    lab::store<std::uint16_t>(state, format_at, kvm::nested::uapi::state_format::vmx);
     lab::store<std::uint32_t>(state, size_at, state_size);
     lab::store<std::uint64_t>(state, vmxon_at, vmxon_address);
     lab::store<std::uint64_t>(state, vmcs12_at, vmcs12_address);
@@ -229,13 +229,14 @@ inline Bytes built_l2_with_shadow(const machine::Machine& machine) {
     store(state, field::vmread_bitmap, 0xa000);
     store(state, field::vmwrite_bitmap, 0xb000);
     store(state, field::vmcs_link_pointer, shadow_address);
-    lab::store<std::uint32_t>(state, shadow_at, kvm::uapi::vmcs12_revision | shadow_indicator);
+    lab::store<std::uint32_t>(state, shadow_at, kvm::nested::uapi::vmcs12_revision | shadow_indicator);
     return state;
 }
 
 /// KVM_SET_NESTED_STATE looks at the first word of the shadow VMCS in guest memory.
 inline void place_shadow_vmcs(const machine::Machine& machine) {
-    lab::store<std::uint32_t>(machine.memory(), shadow_address, kvm::uapi::vmcs12_revision | 1u << 31);
+    lab::store<std::uint32_t>(machine.memory(), shadow_address,
+                              kvm::nested::uapi::vmcs12_revision | 1u << 31);
 }
 
 /// Bytes of a vmcs12 that KVM fetches from L2's own VMCS only when somebody asks for them: the guest's

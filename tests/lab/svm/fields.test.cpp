@@ -13,9 +13,9 @@ TEST_SUITE_BEGIN("svm");
 
 namespace {
 
-using kvm::Field;
-using kvm::FieldGroup;
-using kvm::OnSet;
+using kvm::nested::Field;
+using kvm::nested::FieldGroup;
+using kvm::nested::OnSet;
 using lab::must;
 using lab::Values;
 
@@ -39,14 +39,15 @@ Values written_controls() {
 #undef CONTROL
 }
 
-kvm::Vmcb12Fields fields_of(const lab::svm::State& state) {
+kvm::nested::Vmcb12Fields fields_of(const lab::svm::State& state) {
     if (state.bytes().size() < lab::svm::state_size)
         lab::give_up("the state has no VMCB");
-    return kvm::Vmcb12Fields{state.bytes().subspan(lab::header_size).first<kvm::uapi::page_size>()};
+    return kvm::nested::Vmcb12Fields{
+        state.bytes().subspan(lab::header_size).first<kvm::nested::uapi::page_size>()};
 }
 
 const Field& field(std::string_view name) {
-    return *kvm::find_vmcb12_field(name);
+    return *kvm::nested::find_vmcb12_field(name);
 }
 
 void put(std::span<std::byte> page, const Field& field, std::uint64_t value) {
@@ -57,7 +58,7 @@ void put(std::span<std::byte> page, const Field& field, std::uint64_t value) {
 
 /// A value that shows which field it belongs to, in each 16 bits of it, and which 16 bits these are.
 std::uint64_t distinct(const Field& field) {
-    const auto index = static_cast<std::uint64_t>(&field - kvm::vmcb12_fields.data());
+    const auto index = static_cast<std::uint64_t>(&field - kvm::nested::vmcb12_fields.data());
     if (field.size == 1)
         return 0x80 | index;
     std::uint64_t value = 0;
@@ -173,12 +174,12 @@ Masks intercepts_without_use() {
 }
 
 /// What this kernel does with bits that mean nothing to it, told from one field.
-bool masks_what_it_does_not_know(const kvm::Vmcb12Fields& fields) {
+bool masks_what_it_does_not_know(const kvm::nested::Vmcb12Fields& fields) {
     return fields["int_vector"] == (written_controls().at("int_vector") & 0xff);
 }
 
 /// What GET shows of a control area on the kernel at hand.
-Values shown_of_controls(const Values& written, const kvm::Vmcb12Fields& fields) {
+Values shown_of_controls(const Values& written, const kvm::nested::Vmcb12Fields& fields) {
     Values shown;
     for (const auto& [name, value] : written)
         if (field(name).group == FieldGroup::control)
@@ -197,7 +198,7 @@ Values shown_of_controls(const Values& written, const kvm::Vmcb12Fields& fields)
 }
 
 /// What GET shows of a save area that was set: L1's registers, so far as SET restores them.
-Values shown_of_save_area(const Values& set, const kvm::Vmcb12Fields& fields) {
+Values shown_of_save_area(const Values& set, const kvm::nested::Vmcb12Fields& fields) {
     Values shown;
     for (const auto& [name, value] : set) {
         if (field(name).group != FieldGroup::l1_save)
@@ -229,7 +230,7 @@ Values shown_of_save_area(const Values& set, const kvm::Vmcb12Fields& fields) {
 /// int_state".
 std::string dropped(const Values& written, const Values& shown) {
     std::string names;
-    for (const auto& field : kvm::vmcb12_fields)
+    for (const auto& field : kvm::nested::vmcb12_fields)
         if (const auto value = written.find(field.name);
             value != written.end() && field.on_set != OnSet::ignores && shown.at(field.name) != value->second)
             names += std::format(" {}", field.name);
@@ -244,7 +245,7 @@ TEST_CASE("what L1 writes into its VMCB is printed by name, and the save area ha
     lab::run_to(machine, at::about_to_run);
     lab::complete_io(machine);
     const auto written = written_controls();
-    for (const auto& field : kvm::vmcb12_fields)
+    for (const auto& field : kvm::nested::vmcb12_fields)
         if (field.group == FieldGroup::control && field.is_number()) {
             CAPTURE(field.name);
             CHECK(written.contains(field.name));
@@ -254,7 +255,7 @@ TEST_CASE("what L1 writes into its VMCB is printed by name, and the save area ha
     lab::run_to(machine, at::l2);
     lab::complete_io(machine);
     const auto state = must(lab::svm::nested(machine).nested_state());
-    CHECK(state.phase() == kvm::Phase::svm_l2_active);
+    CHECK(state.phase() == kvm::nested::Phase::svm_l2_active);
     const auto fields = fields_of(state);
     auto expected = shown_of_controls(written, fields);
     // L2's by then: its interrupt shadow, and the instruction behind the last #VMEXIT where the processor
@@ -274,7 +275,8 @@ TEST_CASE("what L1 writes into its VMCB is printed by name, and the save area ha
 
     lab::run_to(machine, at::exited);
     lab::complete_io(machine);
-    CHECK(must(lab::svm::nested(machine).nested_state()).phase() == kvm::Phase::svm_outside_l2_gif_clear);
+    CHECK(must(lab::svm::nested(machine).nested_state()).phase()
+          == kvm::nested::Phase::svm_outside_l2_gif_clear);
     for (const auto& [name, value] : registers_of_l1(machine)) {
         CAPTURE(name);
         const auto on_set = field(name).on_set;
@@ -286,9 +288,9 @@ TEST_CASE("what L1 writes into its VMCB is printed by name, and the save area ha
 TEST_CASE("what KVM_SET_NESTED_STATE keeps of a VMCB, and what it drops, is what the table of fields says") {
     const auto source = must(lab::svm::nested(lab::svm::shared_l2()).nested_state());
     lab::Bytes bytes{source.bytes().begin(), source.bytes().end()};
-    const auto page = std::span{bytes}.subspan(lab::header_size).first<kvm::uapi::page_size>();
+    const auto page = std::span{bytes}.subspan(lab::header_size).first<kvm::nested::uapi::page_size>();
     Values set;
-    for (const auto& field : kvm::vmcb12_fields) {
+    for (const auto& field : kvm::nested::vmcb12_fields) {
         if (!field.is_number())
             std::ranges::fill(page.subspan(field.offset, field.size), std::byte{SVM_FIELDS_JUNK});
         else if (const auto value = settable(field))

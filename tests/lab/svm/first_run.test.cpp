@@ -11,7 +11,7 @@ TEST_SUITE_BEGIN("svm");
 
 namespace {
 
-using kvm::FirstRun;
+using kvm::vcpu::FirstRun;
 using lab::must;
 using lab::Vm;
 
@@ -21,16 +21,16 @@ machine::Exit progress(std::uint32_t round) {
     return machine::PortOut{guests::port::progress, 4, round};
 }
 
-kvm::NestedStateBuffer edited(const kvm::NestedStateBuffer& state,
-                              std::initializer_list<std::pair<std::size_t, std::uint64_t>> words) {
+kvm::nested::NestedStateBuffer edited(const kvm::nested::NestedStateBuffer& state,
+                                      std::initializer_list<std::pair<std::size_t, std::uint64_t>> words) {
     lab::Bytes bytes{state.bytes().begin(), state.bytes().end()};
     for (const auto& [offset, value] : words)
         lab::store<std::uint64_t>(bytes, lab::header_size + offset, value);
-    return must(kvm::NestedStateBuffer::parse(bytes));
+    return must(kvm::nested::NestedStateBuffer::parse(bytes));
 }
 
 /// L1 intercepts MSRs by a map that lies where there is no memory. KVM_SET_NESTED_STATE takes it.
-kvm::VcpuState with_msr_map_without_memory(const kvm::VcpuState& good) {
+kvm::vcpu::VcpuState with_msr_map_without_memory(const kvm::vcpu::VcpuState& good) {
     constexpr std::size_t intercepts = 0x008, msrpm_base_pa = 0x048;
     constexpr std::uint64_t msr_prot = std::uint64_t{1} << (32 + 28); // word 3 (offset 0xc), bit 28
     const auto before =
@@ -42,7 +42,7 @@ kvm::VcpuState with_msr_map_without_memory(const kvm::VcpuState& good) {
 
 /// L2 has 32-bit PAE paging with its page-directory pointers where there is no memory, and SREGS2 does not
 /// say what they are, so that the first KVM_RUN has to load them.
-kvm::VcpuState with_pdptrs_without_memory(const kvm::VcpuState& good) {
+kvm::vcpu::VcpuState with_pdptrs_without_memory(const kvm::vcpu::VcpuState& good) {
     constexpr std::uint64_t efer_lme_lma = 0x500;
     auto state = good;
     state.sregs.efer &= ~efer_lme_lma;
@@ -53,7 +53,7 @@ kvm::VcpuState with_pdptrs_without_memory(const kvm::VcpuState& good) {
     return state;
 }
 
-void put(const Vm& vm, const lab::Saved& saved, const kvm::VcpuState& state) {
+void put(const Vm& vm, const lab::Saved& saved, const kvm::vcpu::VcpuState& state) {
     must(vm.whole().abandon());
     lab::put_memory(vm, saved.memory);
     lab::check_report(must(vm.whole().restore(state)));

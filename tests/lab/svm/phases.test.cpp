@@ -19,17 +19,18 @@ machine::Machine destination() {
 
 /// What a saved state is expected to be.
 struct Expected {
-    kvm::Phase phase;
+    kvm::nested::Phase phase;
     std::uint16_t flags;
     std::size_t size;
     std::uint64_t vmcb12_pa;
 };
 
-constexpr std::uint16_t guest_mode = kvm::uapi::state_flag::guest_mode;
-constexpr std::uint16_t gif_set = kvm::uapi::state_flag::gif_set;
-constexpr Expected outside_gif_set{kvm::Phase::svm_outside_l2_gif_set, gif_set, 128, 0};
-constexpr Expected outside_gif_clear{kvm::Phase::svm_outside_l2_gif_clear, 0, 128, 0};
-constexpr Expected l2_active{kvm::Phase::svm_l2_active, guest_mode | gif_set, 4224, guests::vmcb12_address};
+constexpr std::uint16_t guest_mode = kvm::nested::uapi::state_flag::guest_mode;
+constexpr std::uint16_t gif_set = kvm::nested::uapi::state_flag::gif_set;
+constexpr Expected outside_gif_set{kvm::nested::Phase::svm_outside_l2_gif_set, gif_set, 128, 0};
+constexpr Expected outside_gif_clear{kvm::nested::Phase::svm_outside_l2_gif_clear, 0, 128, 0};
+constexpr Expected l2_active{kvm::nested::Phase::svm_l2_active, guest_mode | gif_set, 4224,
+                             guests::vmcb12_address};
 
 /// The same through every way there is to read a state.
 void check_saved(const machine::Machine& machine, const Expected& expected) {
@@ -37,7 +38,7 @@ void check_saved(const machine::Machine& machine, const Expected& expected) {
     CHECK(by_value.phase() == expected.phase);
     CHECK(by_value.flags() == expected.flags);
     CHECK(by_value.bytes().size() == expected.size);
-    CHECK(by_value.header().format == kvm::Svm::format);
+    CHECK(by_value.header().format == kvm::nested::Svm::format);
     CHECK(by_value.header().vendor[0] == expected.vmcb12_pa);
     CHECK(std::ranges::equal(by_value.bytes(), lab::read_back(machine.vcpu_fd())));
 
@@ -45,14 +46,15 @@ void check_saved(const machine::Machine& machine, const Expected& expected) {
     CHECK(lab::svm::nested(machine).nested_state(in_place));
     CHECK(in_place == by_value);
 
-    const auto host = must(kvm::Host<kvm::Any>::probe(kvm::SystemFd{machine.system_fd()}));
-    CHECK(host.vendor() == kvm::VendorId::svm);
-    const kvm::Vcpu vcpu{host, kvm::VcpuFd{machine.vcpu_fd()}};
+    const auto host =
+        must(kvm::nested::Host<kvm::nested::Any>::probe(kvm::nested::SystemFd{machine.system_fd()}));
+    CHECK(host.vendor() == kvm::nested::VendorId::svm);
+    const kvm::nested::Vcpu vcpu{host, kvm::nested::VcpuFd{machine.vcpu_fd()}};
     const auto unified = must(vcpu.nested_state());
     CHECK(unified.phase() == expected.phase);
-    CHECK(unified.vendor() == kvm::VendorId::svm);
+    CHECK(unified.vendor() == kvm::nested::VendorId::svm);
     CHECK(std::ranges::equal(unified.bytes(), by_value.bytes()));
-    CHECK(must(unified.to<kvm::Svm>()) == by_value);
+    CHECK(must(unified.to<kvm::nested::Svm>()) == by_value);
     CHECK(vcpu.verify_nested_state(unified));
     CHECK(must(lab::svm::State::parse(by_value.bytes())) == by_value);
 }
@@ -143,8 +145,8 @@ TEST_CASE("the views of an active L2 show L1's vmcb12 controls and what #VMEXIT 
         CAPTURE(flags);
         const auto machine = lab::svm::machine_at(Phase::l2, flags);
         const auto saved = must(lab::svm::nested(machine).nested_state());
-        const bool seen = saved.visit(kvm::overloaded{
-            [&](const kvm::svm::L2Active& l2) {
+        const bool seen = saved.visit(kvm::nested::overloaded{
+            [&](const kvm::nested::svm::L2Active& l2) {
                 CHECK(l2.gif());
                 CHECK_FALSE(l2.run_pending());
                 CHECK(l2.vmcb12_pa() == guests::vmcb12_address);
@@ -171,7 +173,7 @@ TEST_CASE("the views of an active L2 show L1's vmcb12 controls and what #VMEXIT 
                 // The save area: L1, as it will go on behind VMRUN.
                 const std::span<const std::byte> l1 = l2.l1_save_area();
                 const auto field = [&](std::size_t offset) {
-                    return lab::load<std::uint64_t>(l1, offset - kvm::uapi::vmcb_control_size);
+                    return lab::load<std::uint64_t>(l1, offset - kvm::nested::uapi::vmcb_control_size);
                 };
                 const auto rip = field(0x578);
                 const auto image = guests::phases(guests::Vendor::svm);
@@ -201,9 +203,10 @@ TEST_CASE("clearing takes a vCPU out of L2, and clears GIF's absence, too") {
     CHECK(vcpu.clear_nested_state());
     check_saved(machine, outside_gif_set);
 
-    const auto host = must(kvm::Host<kvm::Any>::probe(kvm::SystemFd{machine.system_fd()}));
+    const auto host =
+        must(kvm::nested::Host<kvm::nested::Any>::probe(kvm::nested::SystemFd{machine.system_fd()}));
     CHECK(vcpu.set_nested_state(lab::svm::State::gif_clear()));
-    CHECK(kvm::Vcpu{host, kvm::VcpuFd{machine.vcpu_fd()}}.clear_nested_state());
+    CHECK(kvm::nested::Vcpu{host, kvm::nested::VcpuFd{machine.vcpu_fd()}}.clear_nested_state());
     check_saved(machine, outside_gif_set);
 }
 
@@ -226,16 +229,16 @@ TEST_CASE("verifying succeeds on what was set and names the first difference on 
     const auto other = must(lab::svm::State::parse(bytes));
     const auto verdict = vcpu.verify_nested_state(other);
     REQUIRE_FALSE(verdict);
-    CHECK(verdict.error().code == kvm::Errc::not_equivalent);
-    CHECK(verdict.error().operation == kvm::Operation::verify);
+    CHECK(verdict.error().code == kvm::nested::Errc::not_equivalent);
+    CHECK(verdict.error().operation == kvm::nested::Operation::verify);
     CHECK(verdict.error().detail == asid);
-    CHECK(verdict.error().effect == kvm::Effect::unchanged);
+    CHECK(verdict.error().effect == kvm::nested::Effect::unchanged);
 
     CHECK(vcpu.set_nested_state(other));
     CHECK(vcpu.verify_nested_state(other));
     const auto shorter = vcpu.verify_nested_state(lab::svm::State::not_in_nested_operation());
     REQUIRE_FALSE(shorter);
-    CHECK(shorter.error().code == kvm::Errc::not_equivalent);
+    CHECK(shorter.error().code == kvm::nested::Errc::not_equivalent);
     CHECK(shorter.error().detail == lab::flags_at); // GUEST_MODE
 }
 
@@ -250,10 +253,10 @@ TEST_CASE("a refused SET leaves the vCPU as it was, in L2 and outside") {
         lab::store<std::uint32_t>(bytes, lab::header_size + 0x58, 0); // ASID 0: S10
         const auto put = vcpu.set_nested_state(must(lab::svm::State::parse(bytes)));
         REQUIRE_FALSE(put);
-        CHECK(put.error().code == kvm::Errc::refused);
+        CHECK(put.error().code == kvm::nested::Errc::refused);
         CHECK(put.error().error_number == EINVAL);
         CHECK(put.error().raw_result == -1);
-        CHECK(put.error().effect == kvm::Effect::unchanged);
+        CHECK(put.error().effect == kvm::nested::Effect::unchanged);
         CHECK(lab::read_back(machine.vcpu_fd()) == before);
     }
 }
@@ -270,19 +273,19 @@ TEST_CASE("an L2 that was saved and set again goes on to the end") {
 
 TEST_CASE("the host is an SVM host and no VMX host") {
     const auto& machine = lab::svm::shared_l2();
-    const auto vmx = kvm::Host<kvm::Vmx>::probe(kvm::SystemFd{machine.system_fd()});
+    const auto vmx = kvm::nested::Host<kvm::nested::Vmx>::probe(kvm::nested::SystemFd{machine.system_fd()});
     REQUIRE_FALSE(vmx);
-    CHECK(vmx.error().code == kvm::Errc::wrong_vendor);
+    CHECK(vmx.error().code == kvm::nested::Errc::wrong_vendor);
 
     struct Wrong {
         int fd;
-        kvm::Errc code;
+        kvm::nested::Errc code;
     };
-    for (const auto& [fd, code] :
-         {Wrong{machine.vm_fd(), kvm::Errc::vm_fd_given}, Wrong{machine.vcpu_fd(), kvm::Errc::vcpu_fd_given},
-          Wrong{-1, kvm::Errc::bad_descriptor}}) {
+    for (const auto& [fd, code] : {Wrong{machine.vm_fd(), kvm::nested::Errc::vm_fd_given},
+                                   Wrong{machine.vcpu_fd(), kvm::nested::Errc::vcpu_fd_given},
+                                   Wrong{-1, kvm::nested::Errc::bad_descriptor}}) {
         CAPTURE(name(code));
-        const auto probed = kvm::Host<kvm::Svm>::probe(kvm::SystemFd{fd});
+        const auto probed = kvm::nested::Host<kvm::nested::Svm>::probe(kvm::nested::SystemFd{fd});
         REQUIRE_FALSE(probed);
         CHECK(probed.error().code == code);
     }

@@ -15,9 +15,9 @@ TEST_CASE("a guest that moves at every exit goes through all phases of SVM as if
         const auto journey = lab::check_survives(
             scenario, "0x10:0x1 0x10:0x2 0x10:0x3 0x10:0x4 0x10:0x5 0x10:0x6 0x10:0x7 HLT");
         CHECK(journey.at(guests::port::phase, PHASE_GIF_CLEAR).phase()
-              == kvm::Phase::svm_outside_l2_gif_clear);
-        CHECK(journey.at(guests::port::phase, PHASE_L2).phase() == kvm::Phase::svm_l2_active);
-        CHECK(lab::told_without(scenario, kvm::Step::nested_state, guests::port::phase, PHASE_L2)
+              == kvm::nested::Phase::svm_outside_l2_gif_clear);
+        CHECK(journey.at(guests::port::phase, PHASE_L2).phase() == kvm::nested::Phase::svm_l2_active);
+        CHECK(lab::told_without(scenario, kvm::vcpu::Step::nested_state, guests::port::phase, PHASE_L2)
               == "0x10:0x1 0x10:0x2 0x10:0x3 0x10:0x4 0x10:0x5 shutdown (triple fault)");
     }
 }

@@ -30,14 +30,14 @@ TEST_CASE("a 32-bit L1 and its L2 without paging move, and find their modes unch
     const lab::Scenario scenario{.image = IMAGE(svm_32bit), .arrange = start_in_32_bits};
     const auto journey = lab::check_survives(scenario, "0x10:0x1 0x10:0x2 0x21:0x7 0x23:0x81 0x21:0x38 HLT");
     const auto& l2 = journey.stop(guests::port::phase, 2).saved.state;
-    CHECK(l2.nested.phase() == kvm::Phase::svm_l2_active);
+    CHECK(l2.nested.phase() == kvm::nested::Phase::svm_l2_active);
     CHECK(l2.nested.size() == lab::svm::state_size);
     CHECK(l2.sregs.cr0 == 0x11);
     CHECK((l2.sregs.efer & 0x500) == 0);
     // L2's VMMCALL comes to no L1.
-    CHECK(lab::told_without(scenario, kvm::Step::nested_state, guests::port::phase, 2)
+    CHECK(lab::told_without(scenario, kvm::vcpu::Step::nested_state, guests::port::phase, 2)
           == "0x10:0x1 0x10:0x2 0x21:0x7 0x2f:0x0 HLT");
-    CHECK(lab::told_without(scenario, kvm::Step::sregs, guests::port::phase, 2)
+    CHECK(lab::told_without(scenario, kvm::vcpu::Step::sregs, guests::port::phase, 2)
           == "0x10:0x1 0x10:0x2 KVM_SET_NESTED_STATE is refused");
 }
 

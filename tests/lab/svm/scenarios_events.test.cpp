@@ -50,14 +50,14 @@ TEST_CASE("an event that L1 injects comes exactly once, though L2 moves between 
         for (const auto& row : injected) {
             INFO("injected: " << std::string_view{row.what});
             lab::Bytes bytes;
-            auto caught = lab::caught(scenario, [&](const kvm::NestedStateBuffer& state) {
+            auto caught = lab::caught(scenario, [&](const kvm::nested::NestedStateBuffer& state) {
                 bytes.assign(state.bytes().begin(), state.bytes().end());
                 return lab::svm::run_pending(state)
                        && lab::svm::control_field<std::uint32_t>(state, control::event_inj) == row.event;
             });
             REQUIRE(caught);
             lab::capture(std::format("l2-run-pending-{}", row.place), bytes);
-            CHECK(caught->saved.phase() == kvm::Phase::svm_l2_active);
+            CHECK(caught->saved.phase() == kvm::nested::Phase::svm_l2_active);
             CHECK(caught->saved.state.nested.size() == lab::svm::state_size);
             CHECK(lab::told_after(scenario, *caught) == told());
 
@@ -84,7 +84,7 @@ TEST_CASE("a virtual interrupt that L1 made pending with V_IRQ is taken once, wh
                                           "0x23:0x81 0x27:0x100 0x24:0x1 HLT");
         const auto pending = [&](std::uint32_t phase) {
             const auto& state = journey.at(guests::port::phase, phase);
-            CHECK(state.phase() == kvm::Phase::svm_l2_active);
+            CHECK(state.phase() == kvm::nested::Phase::svm_l2_active);
             CHECK_FALSE(lab::svm::run_pending(state));
             return (lab::svm::control_field<std::uint64_t>(state, control::int_ctl) & v_irq) != 0;
         };
@@ -94,7 +94,8 @@ TEST_CASE("a virtual interrupt that L1 made pending with V_IRQ is taken once, wh
         CHECK(pending(3));
 
         // Where nothing leads L2's alias to memory, it ends at once; else the interrupt never comes.
-        const auto without = lab::told_without(scenario, kvm::Step::nested_state, guests::port::phase, 1);
+        const auto without =
+            lab::told_without(scenario, kvm::vcpu::Step::nested_state, guests::port::phase, 1);
         CHECK(without
               == (flags == guests::nested_paging
                       ? "0x10:0x1 KVM exit reason 6"
@@ -147,18 +148,18 @@ TEST_CASE("an interrupt that L1 cannot take yet stays pending while L2 runs and 
         CAPTURE(flags);
         const auto scenario = interrupt_scenario(IMAGE(svm_interrupt), flags);
         const auto journey = lab::check_survives(scenario, interrupts_told);
-        CHECK(journey.at(guests::port::phase, 2).phase() == kvm::Phase::svm_l2_active);
-        CHECK(journey.at(exit_code_port, 0x60).phase() == kvm::Phase::svm_outside_l2_gif_clear);
+        CHECK(journey.at(guests::port::phase, 2).phase() == kvm::nested::Phase::svm_l2_active);
+        CHECK(journey.at(exit_code_port, 0x60).phase() == kvm::nested::Phase::svm_outside_l2_gif_clear);
 
         // Without the APIC there is no interrupt, neither the pending one nor another.
-        CHECK(lab::told_without(scenario, kvm::Step::lapic, guests::port::phase, 2)
+        CHECK(lab::told_without(scenario, kvm::vcpu::Step::lapic, guests::port::phase, 2)
               == "0x10:0x1 0x10:0x2 0x23:0x81 0x24:0x0 0x24:0x0 0x10:0x3 0x10:0x4 0x23:0x81 0x24:0x0 "
                  "0x24:0x0 0x23:0x81 0x24:0x0 shutdown (triple fault)");
         // L2 goes on as if it were L1, with L1's IF clear.
-        CHECK(lab::told_without(scenario, kvm::Step::nested_state, guests::port::phase, 2)
+        CHECK(lab::told_without(scenario, kvm::vcpu::Step::nested_state, guests::port::phase, 2)
               == "0x10:0x1 0x10:0x2 0x10:0x3 0x10:0x4 shutdown (triple fault)");
         // GIF is set too early, and so the interrupt is taken too early.
-        CHECK(lab::told_without(scenario, kvm::Step::nested_state, exit_code_port, 0x60)
+        CHECK(lab::told_without(scenario, kvm::vcpu::Step::nested_state, exit_code_port, 0x60)
               == "0x10:0x1 0x10:0x2 0x23:0x81 0x24:0x0 0x24:0x1 0x10:0x3 0x23:0x60 0x24:0x2 0x24:0x2 "
                  "0x10:0x4 0x23:0x81 0x24:0x2 shutdown (triple fault)");
     }
@@ -171,7 +172,7 @@ TEST_CASE("an interrupt that is to end L2 is pending when L2 moves, and ends it 
         auto [source, telling] = lab::run_until(scenario, guests::port::phase, 3);
         interrupt(source);
         const lab::Caught pending{lab::save(source), telling};
-        CHECK(pending.saved.phase() == kvm::Phase::svm_l2_active);
+        CHECK(pending.saved.phase() == kvm::nested::Phase::svm_l2_active);
         CHECK(lab::told_after(scenario, pending) == interrupts_told);
         lab::follow(scenario, source, telling);
         CHECK(telling.line() == interrupts_told);
@@ -190,7 +191,7 @@ TEST_CASE(
                                      .parameters = {.flags = flags, .rounds = rounds},
                                      .machine = {.kernel_apic = true}};
         CHECK(lab::told_undisturbed(scenario) == told(rounds, 0));
-        auto caught = lab::caught(scenario, [](const kvm::NestedStateBuffer& state) {
+        auto caught = lab::caught(scenario, [](const kvm::nested::NestedStateBuffer& state) {
             return lab::svm::run_pending(state)
                    && (lab::svm::control_field<std::uint32_t>(state, control::event_inj)
                        & lab::svm::event_valid)
@@ -210,9 +211,10 @@ TEST_CASE(
         saved.events.interrupt_injected = 0; // see above: it may be there, too
         CHECK(told_when_interrupted() == told(rounds, 1));
         lab::Bytes bytes(saved.nested.bytes().begin(), saved.nested.bytes().end());
-        lab::store(std::span{bytes}, lab::flags_at,
-                   static_cast<std::uint16_t>(saved.nested.flags() & ~kvm::uapi::state_flag::run_pending));
-        saved.nested = must(kvm::NestedStateBuffer::parse(bytes));
+        lab::store(
+            std::span{bytes}, lab::flags_at,
+            static_cast<std::uint16_t>(saved.nested.flags() & ~kvm::nested::uapi::state_flag::run_pending));
+        saved.nested = must(kvm::nested::NestedStateBuffer::parse(bytes));
         CHECK(told_when_interrupted() == told(rounds - 1, 1));
     }
 }

@@ -29,7 +29,7 @@ constexpr Feature lbr_virtualization{"LBR virtualization", 1}, virtual_gif{"virt
 std::uint32_t offered_features() {
     const lab::Vm vm = lab::prepared_vm({});
     const auto state = must(vm.whole().save());
-    const auto entry = std::ranges::find(state.cpuid, 0x8000'000au, &kvm::uapi::CpuidEntry::function);
+    const auto entry = std::ranges::find(state.cpuid, 0x8000'000au, &kvm::nested::uapi::CpuidEntry::function);
     return entry != state.cpuid.end() ? entry->edx : 0;
 }
 
@@ -61,7 +61,7 @@ TEST_CASE("a clear GIF moves, whether the processor has a virtual GIF for L1 or 
     const lab::Scenario scenario{.image = lab::phases_guest()};
     const auto source = lab::run_until(scenario, guests::port::phase, PHASE_GIF_CLEAR).vm;
     const auto saved = lab::save(source);
-    CHECK(saved.phase() == kvm::Phase::svm_outside_l2_gif_clear);
+    CHECK(saved.phase() == kvm::nested::Phase::svm_outside_l2_gif_clear);
     const auto vm = lab::moved(scenario, saved); // verifies, too
     lab::Telling telling;
     lab::follow(scenario, vm, telling);
@@ -69,8 +69,8 @@ TEST_CASE("a clear GIF moves, whether the processor has a virtual GIF for L1 or 
 
     const auto other = lab::bare_vm();
     lab::put_memory(other, saved.memory);
-    must(other.whole().restore_without(kvm::Step::nested_state, saved.state));
-    CHECK(must(other.whole().nested().nested_state()).phase() == kvm::Phase::svm_outside_l2_gif_set);
+    must(other.whole().restore_without(kvm::vcpu::Step::nested_state, saved.state));
+    CHECK(must(other.whole().nested().nested_state()).phase() == kvm::nested::Phase::svm_outside_l2_gif_set);
 }
 
 TEST_CASE("L2 moves with a GIF of its own that is clear, and with an interrupt that waits for it") {
@@ -91,7 +91,7 @@ TEST_CASE("L2 moves with a GIF of its own that is clear, and with an interrupt t
         CHECK(v_gif_at(2) == v_gif);
         CHECK(v_gif_at(3) == 0);
         // L1's own GIF, which is what the flag of the state is about, is set all the while.
-        CHECK((journey.at(guests::port::phase, 1).flags() & kvm::uapi::state_flag::gif_set) != 0);
+        CHECK((journey.at(guests::port::phase, 1).flags() & kvm::nested::uapi::state_flag::gif_set) != 0);
 
         auto [source, telling] = lab::run_until(scenario, guests::port::phase, 1);
         lab::Caught forgotten{lab::save(source), telling};

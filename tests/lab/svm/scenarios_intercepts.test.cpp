@@ -38,11 +38,12 @@ TEST_CASE("what L1 intercepts comes to L1 wherever L2 has moved, and L1 repairs 
         const lab::Scenario scenario{.image = IMAGE(svm_intercepts), .parameters = {.flags = flags}};
         const auto journey = lab::check_survives(scenario, intercepts_told(flags));
         const auto& in_l2 = journey.at(guests::port::phase, 1);
-        CHECK(in_l2.phase() == kvm::Phase::svm_l2_active);
+        CHECK(in_l2.phase() == kvm::nested::Phase::svm_l2_active);
         const auto intercepts = lab::svm::control_field<std::uint32_t>(in_l2, control::intercepts_word3);
         CHECK((intercepts & hlt_intercept) != 0);
 
-        CHECK(lab::told_without(scenario, kvm::Step::nested_state, guests::port::phase, 1) == "0x10:0x1 HLT");
+        CHECK(lab::told_without(scenario, kvm::vcpu::Step::nested_state, guests::port::phase, 1)
+              == "0x10:0x1 HLT");
         auto [source, telling] = lab::run_until(scenario, guests::port::phase, 1);
         lab::Caught forgotten{lab::save(source), telling};
         lab::svm::set_control_field(forgotten.saved, control::intercepts_word3,
@@ -65,7 +66,7 @@ TEST_CASE("a triple fault that user space makes pending in L2 moves with it, and
         events.triple_fault.pending = 1;
         lab::must_ioctl(source.machine.vcpu_fd(), KVM_SET_VCPU_EVENTS, &events, "KVM_SET_VCPU_EVENTS");
         lab::Caught pending{lab::save(source), telling};
-        CHECK(pending.saved.phase() == kvm::Phase::svm_l2_active);
+        CHECK(pending.saved.phase() == kvm::nested::Phase::svm_l2_active);
         CHECK(pending.saved.state.events.triple_fault_pending == 1);
         CHECK(lab::told_after(scenario, pending) == "0x10:0x1 0x23:0x7f HLT");
 

@@ -49,7 +49,7 @@ std::string told(const lab::Scenario& scenario, At each_exit) {
         if (each_exit != At::stays) {
             const auto saved = lab::save(vm);
             if (input)
-                CHECK(saved.phase() == kvm::Phase::svm_l2_active);
+                CHECK(saved.phase() == kvm::nested::Phase::svm_l2_active);
             vm = lab::moved(scenario, saved);
         }
     }

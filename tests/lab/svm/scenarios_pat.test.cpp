@@ -13,7 +13,7 @@ namespace {
 
 using lab::must;
 
-constexpr kvm::Requirements separate{.disabled_quirks = kvm::uapi::quirk_nested_svm_shared_pat};
+constexpr kvm::vcpu::Requirements separate{.disabled_quirks = kvm::nested::uapi::quirk_nested_svm_shared_pat};
 
 bool offers_separate_pat() {
     const auto machine = must(machine::Machine::create());
@@ -21,28 +21,28 @@ bool offers_separate_pat() {
     if (quirks > 0 && (static_cast<std::uint64_t>(quirks) & separate.disabled_quirks) != 0)
         return true;
     lab::not_offered(std::format("KVM_CAP_DISABLE_QUIRKS2 offers {:#x}, without bit 11", quirks));
-    const auto prepared =
-        kvm::prepare(kvm::SystemFd{machine.system_fd()}, kvm::VmFd{machine.vm_fd()}, separate);
+    const auto prepared = kvm::vcpu::prepare(kvm::nested::SystemFd{machine.system_fd()},
+                                             kvm::nested::VmFd{machine.vm_fd()}, separate);
     REQUIRE_FALSE(prepared);
-    CHECK(prepared.error().code == kvm::Errc::requirement_not_offered);
+    CHECK(prepared.error().code == kvm::nested::Errc::requirement_not_offered);
     return false;
 }
 
-std::uint64_t gpat(const kvm::NestedStateBuffer& state) {
+std::uint64_t gpat(const kvm::nested::NestedStateBuffer& state) {
     return lab::load<std::uint64_t>(state.bytes(), lab::svm::gpat_at);
 }
 
 /// Moves at the first report into a virtual machine whose quirk is not as the source's, though the state says
 /// that it is: what a VMM does that forgets the quirk.
-std::string told_with_other_quirk(const lab::Scenario& scenario, const kvm::Requirements& other) {
+std::string told_with_other_quirk(const lab::Scenario& scenario, const kvm::vcpu::Requirements& other) {
     auto [source, telling] = lab::run_until(scenario, guests::port::phase, 1);
     auto saved = lab::save(source);
     const auto vm = lab::bare_vm(scenario.machine, other);
     lab::put_memory(vm, saved.memory);
     const auto refused = vm.whole().restore(saved.state);
     REQUIRE_FALSE(refused);
-    CHECK(refused.error().code == kvm::Errc::requirement_differs);
-    CHECK(refused.error().detail == kvm::uapi::cap::disable_quirks2);
+    CHECK(refused.error().code == kvm::nested::Errc::requirement_differs);
+    CHECK(refused.error().detail == kvm::vcpu::uapi::cap::disable_quirks2);
 
     saved.state.requirements = other;
     must(vm.whole().restore(saved.state));
@@ -50,7 +50,7 @@ std::string told_with_other_quirk(const lab::Scenario& scenario, const kvm::Requ
     const auto verified = vm.whole().nested().verify_nested_state(saved.state.nested);
     CHECK(verified.has_value() == (gpat(saved.state.nested) == 0));
     if (!verified) {
-        CHECK(verified.error().code == kvm::Errc::not_equivalent);
+        CHECK(verified.error().code == kvm::nested::Errc::not_equivalent);
         CHECK(verified.error().detail == lab::svm::gpat_at);
     }
     lab::follow(scenario, vm, telling);

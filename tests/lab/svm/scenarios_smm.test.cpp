@@ -62,17 +62,17 @@ TEST_CASE("a guest moves in the middle of an SMI that interrupted L1, and of one
             CHECK(in_smm.events.smi_smm == 1);
             CHECK(in_smm.nested.size() == 128);
             // It looks like outside L2. With GIF clear, if L2 was interrupted on 7.x; else with GIF set.
-            if (smi == 1 || in_smm.nested.phase() != kvm::Phase::svm_outside_l2_gif_clear)
-                CHECK(in_smm.nested.phase() == kvm::Phase::svm_outside_l2_gif_set);
+            if (smi == 1 || in_smm.nested.phase() != kvm::nested::Phase::svm_outside_l2_gif_clear)
+                CHECK(in_smm.nested.phase() == kvm::nested::Phase::svm_outside_l2_gif_set);
             lab::capture_at(smi == 1 ? "smm-from-l1" : "smm-from-l2", scenario, smi_port, smi);
         }
 
         // Not in SMM, and so no RSM.
-        CHECK(lab::told_without(scenario, kvm::Step::events, smi_port, 2)
+        CHECK(lab::told_without(scenario, kvm::vcpu::Step::events, smi_port, 2)
               == "0x10:0x1 0x28:0x1 0x10:0x2 0x10:0x3 0x28:0x2 shutdown (triple fault)");
         // What leads back to L2 is in SMRAM, what leads back from there to L1 is in L1's HSAVE page. Both are
         // memory.
-        CHECK(lab::told_without(scenario, kvm::Step::nested_state, smi_port, 2) == smis_told);
+        CHECK(lab::told_without(scenario, kvm::vcpu::Step::nested_state, smi_port, 2) == smis_told);
         CHECK(told_without_memory(scenario, 2, state_save_area, state_save_area_size) != smis_told);
         CHECK(told_without_memory(scenario, 2, guests::hsave_address, page_size) != smis_told);
     }
@@ -84,9 +84,9 @@ TEST_CASE("an SMI that L1 intercepts ends L2, and is taken by L1 when it sets GI
         const auto scenario = smm_scenario(IMAGE(svm_smm), flags | intercept_smi);
         const auto journey = lab::check_survives(scenario, intercepted_smis_told);
         const auto& ended = journey.stop(exit_code_port, 0x62).saved.state;
-        CHECK(ended.nested.phase() == kvm::Phase::svm_outside_l2_gif_clear);
+        CHECK(ended.nested.phase() == kvm::nested::Phase::svm_outside_l2_gif_clear);
         CHECK(ended.events.smi_pending == 1);
-        CHECK(lab::told_without(scenario, kvm::Step::events, exit_code_port, 0x62)
+        CHECK(lab::told_without(scenario, kvm::vcpu::Step::events, exit_code_port, 0x62)
               == "0x10:0x1 0x28:0x1 0x10:0x2 0x10:0x3 0x23:0x62 0x10:0x4 0x21:0x7 0x23:0x81 0x21:0x38 HLT");
     }
 }
@@ -100,7 +100,7 @@ TEST_CASE("an SMI that is pending when L2 moves is taken at the destination, by 
             auto [source, telling] = lab::run_until(scenario, guests::port::phase, 3);
             send_smi(source);
             const lab::Caught pending{lab::save(source), telling};
-            CHECK(pending.saved.phase() == kvm::Phase::svm_l2_active);
+            CHECK(pending.saved.phase() == kvm::nested::Phase::svm_l2_active);
             CHECK(pending.saved.state.events.smi_pending == 1);
             CHECK(lab::told_after(scenario, pending) == (intercept != 0 ? intercepted_smis_told : smis_told));
         }
@@ -114,11 +114,12 @@ TEST_CASE("L2 is restored into a vCPU in SMM only if the events come before the 
 
     must(in_smm.whole().abandon());
     lab::put_memory(in_smm, saved.memory);
-    must(in_smm.whole().restore_without({kvm::Step::events, kvm::Step::nested_state}, saved.state));
+    must(in_smm.whole().restore_without({kvm::vcpu::Step::events, kvm::vcpu::Step::nested_state},
+                                        saved.state));
     const auto early = in_smm.whole().nested().set_nested_state(saved.state.nested);
     REQUIRE_FALSE(early);
-    CHECK(early.error().code == kvm::Errc::refused);
-    CHECK(early.error().effect == kvm::Effect::unchanged);
+    CHECK(early.error().code == kvm::nested::Errc::refused);
+    CHECK(early.error().effect == kvm::nested::Effect::unchanged);
 
     lab::restore(in_smm, saved);
     scenario.act(in_smm, {.port = guests::port::phase, .size = 4, .value = 3});

@@ -26,7 +26,7 @@ class Scene;
 
 /// What SVM adds to the machinery of the table.
 struct Svm {
-    using Vendor = kvm::Svm;
+    using Vendor = kvm::nested::Svm;
 
     /// What the vCPU is before. Each has SREGS2 of an L2 that ran, and so EFER.SVME, unless it says
     /// otherwise.
@@ -68,8 +68,9 @@ struct Svm {
     };
 
     struct Failure {
-        kvm::Effect effect = kvm::Effect::unchanged;
-        kvm::Effect over_l2 = kvm::Effect::unchanged; ///< where L2 was active before with the saved state
+        kvm::nested::Effect effect = kvm::nested::Effect::unchanged;
+        kvm::nested::Effect over_l2 =
+            kvm::nested::Effect::unchanged; ///< where L2 was active before with the saved state
     };
     struct Needs {};
 
@@ -84,7 +85,9 @@ struct Svm {
     static bool same(const lab::Bytes& a, const lab::Bytes& b) { return lab::same_bytes(a, b); }
     static bool blurred(Start, const lab::Bytes&) { return false; }
     static void check_success(const Row& row, Start start, const lab::Bytes& set, const lab::Bytes& after);
-    static kvm::Vcpu<kvm::Svm> nested(const machine::Machine& machine) { return lab::svm::nested(machine); }
+    static kvm::nested::Vcpu<kvm::nested::Svm> nested(const machine::Machine& machine) {
+        return lab::svm::nested(machine);
+    }
 };
 using Base = Svm::Base;
 using On = Svm::On;
@@ -166,56 +169,56 @@ constexpr std::array rows = std::to_array<lab::SetRow<Svm>>({
      .on = On::illegal_cr3,
      .base = Base::built,
      .expect = EINVAL,
-     .failure = {.effect = kvm::Effect::undetermined}},
+     .failure = {.effect = kvm::nested::Effect::undetermined}},
     {.name = "S27: the same with slack",
      .on = On::illegal_cr3,
      .base = Base::built,
      .change = {size(8192)},
      .expect = EINVAL,
-     .failure = {.effect = kvm::Effect::undetermined}},
+     .failure = {.effect = kvm::nested::Effect::undetermined}},
     {.name = "S27: the same with reserved bytes of the header",
      .on = On::illegal_cr3,
      .base = Base::built,
      .change = {fill_header(24, payload, 0x5a)},
      .expect = EINVAL,
-     .failure = {.effect = kvm::Effect::undetermined}},
+     .failure = {.effect = kvm::nested::Effect::undetermined}},
     {.name = "S27: the same with gpat",
      .on = On::illegal_cr3,
      .base = Base::built,
      .change = {gpat(0x0707'0707'0707'0707)},
      .expect = EINVAL,
-     .failure = {.effect = kvm::Effect::undetermined}},
+     .failure = {.effect = kvm::nested::Effect::undetermined}},
     {.name = "S27: the same with unaligned bitmaps",
      .on = On::illegal_cr3,
      .base = Base::built,
      .change = {put(iopm, 8, 0x14123), put(msrpm, 8, 0x1234)},
      .expect = EINVAL,
-     .failure = {.effect = kvm::Effect::undetermined}},
+     .failure = {.effect = kvm::nested::Effect::undetermined}},
     {.name = "S27: the same with controls that no kernel knows",
      .on = On::illegal_cr3,
      .base = Base::built,
      .change = {put(tlb_ctl, 4, ~0u), put(nested_ctl, 8, ~1ull), put(virt_ext, 8, ~0ull)},
      .expect = EINVAL,
-     .failure = {.effect = kvm::Effect::undetermined}},
+     .failure = {.effect = kvm::nested::Effect::undetermined}},
     {.name = "S27: the same with interrupt state that no kernel knows",
      .on = On::illegal_cr3,
      .base = Base::built,
      .change = {put(int_ctl + 4, 4, ~0u), put(int_state, 8, ~0ull), set_bits(event_inj, 8, 0x7fff'f000)},
      .expect = EINVAL,
-     .failure = {.effect = kvm::Effect::undetermined}},
+     .failure = {.effect = kvm::nested::Effect::undetermined}},
     {.name = "S27: the same with every intercept",
      .on = On::illegal_cr3,
      .base = Base::built,
      .change = {fill(0x000, 0x018, 0xff)},
      .expect = EINVAL,
-     .failure = {.effect = kvm::Effect::undetermined}},
+     .failure = {.effect = kvm::nested::Effect::undetermined}},
     {.name = "S27: the same, mapped for 2200 bytes",
      .on = On::illegal_cr3,
      .base = Base::built,
      .expect = EINVAL,
      .where = Where::cut,
      .cut = 2200,
-     .failure = {.effect = kvm::Effect::undetermined}},
+     .failure = {.effect = kvm::nested::Effect::undetermined}},
 
     // S6: the vmcb12 address.
     {.name = "S6: vmcb12 address + 1", .change = {vmcb12(guests::vmcb12_address + 1)}, .expect = EINVAL},
@@ -331,7 +334,8 @@ constexpr std::array rows = std::to_array<lab::SetRow<Svm>>({
      .on = On::quirk_off,
      .change = {gpat(8)},
      .unless = {Trait::gpat_checked, EINVAL},
-     .failure = {.over_l2 = kvm::Effect::undetermined}, // a kernel with the quirk on would show gpat 0, too
+     .failure = {.over_l2 =
+                     kvm::nested::Effect::undetermined}, // a kernel with the quirk on would show gpat 0, too
      .rewritten = true},
     {.name = "gpat of a reserved type, quirk disabled, nested paging off",
      .on = On::quirk_off,
@@ -465,7 +469,8 @@ class Scene {
             sregs_.cr3 = bit(maxphyaddr + 5);
         }
         if (on == On::quirk_off)
-            lab::disable_quirk(machine_, kvm::uapi::quirk_nested_svm_shared_pat); // 6.x has no such quirk
+            lab::disable_quirk(machine_,
+                               kvm::nested::uapi::quirk_nested_svm_shared_pat); // 6.x has no such quirk
         if (on == On::no_svm && ::ioctl(machine_.vcpu_fd(), KVM_SET_SREGS2, &sregs_) != 0)
             sregs_.efer &= ~efer_svme; // 7.x refuses it
     }
@@ -544,10 +549,10 @@ void Svm::check_failure(const lab::Failed<Svm>& failed) {
     const auto& [row, start, error, attempted, before, after] = failed;
     const bool over_l2 = (lab::load<std::uint16_t>(before, lab::flags_at) & 1) != 0;
     CHECK(error.effect == (over_l2 ? row.failure.over_l2 : row.failure.effect));
-    CHECK(error.effect != kvm::Effect::nested_state_lost); // VMX only
-    if (error.effect == kvm::Effect::undetermined)         // as the comment of Effect has it, for SVM
+    CHECK(error.effect != kvm::nested::Effect::nested_state_lost); // VMX only
+    if (error.effect == kvm::nested::Effect::undetermined)         // as the comment of Effect has it, for SVM
         CHECK((lab::load<std::uint16_t>(after, lab::flags_at) & 1) == 1);
-    if (row.failure.effect == kvm::Effect::undetermined)
+    if (row.failure.effect == kvm::nested::Effect::undetermined)
         CHECK(before != after); // so "unchanged" would have been wrong
 }
 

@@ -46,9 +46,9 @@ TEST_CASE(
 
     constexpr std::uint64_t valid = 1u << 31;
     lab::Bytes bytes;
-    const auto injecting = [&](const kvm::NestedStateBuffer& state) {
+    const auto injecting = [&](const kvm::nested::NestedStateBuffer& state) {
         bytes.assign(state.bytes().begin(), state.bytes().end());
-        return (state.flags() & kvm::uapi::state_flag::run_pending) != 0
+        return (state.flags() & kvm::nested::uapi::state_flag::run_pending) != 0
                && (lab::vmx::load(state.bytes(), lab::vmx::field::vm_entry_intr_info_field) & valid) != 0;
     };
     const auto caught = lab::caught(scenario, injecting);
@@ -61,7 +61,7 @@ TEST_CASE(
     std::println("note: an interrupt that L1 injects and a signal holds up is {}in VCPU_EVENTS as well",
                  caught->saved.state.events.interrupt_injected != 0 ? "" : "not ");
     CHECK(lab::vmx::told_after_edit(scenario, caught->saved, caught->telling,
-                                    [](kvm::VcpuState& state) {
+                                    [](kvm::vcpu::VcpuState& state) {
                                         lab::vmx::edit_nested(state, [](std::span<std::byte> nested) {
                                             lab::vmx::store(nested, lab::vmx::field::vm_entry_intr_info_field,
                                                             0);
@@ -75,8 +75,8 @@ TEST_CASE("an interrupt that L2 does not take yet moves with it, and L2 takes it
     const auto scenario = interrupt_scenario(IMAGE(vmx_interrupt), 0);
     constexpr const char* told = "0x10:0x1 0x24:0x101 0x23:0x12 shutdown (triple fault)";
     const auto journey = lab::check_survives(scenario, told);
-    CHECK(journey.at(guests::port::phase, 1).phase() == kvm::Phase::vmx_l2_active);
-    CHECK(lab::told_without(scenario, kvm::Step::lapic, guests::port::phase, 1)
+    CHECK(journey.at(guests::port::phase, 1).phase() == kvm::nested::Phase::vmx_l2_active);
+    CHECK(lab::told_without(scenario, kvm::vcpu::Step::lapic, guests::port::phase, 1)
           == "0x10:0x1 0x23:0x12 shutdown (triple fault)");
 }
 
@@ -96,12 +96,12 @@ TEST_CASE("an interrupt that is pending when L2 moves is an exit to L1, acknowle
         auto [source, telling] = lab::run_until(scenario, guests::port::phase, 1);
         send_interrupt(source);
         const lab::Caught pending{lab::save(source), telling};
-        CHECK(pending.saved.phase() == kvm::Phase::vmx_l2_active);
+        CHECK(pending.saved.phase() == kvm::nested::Phase::vmx_l2_active);
         CHECK(lab::told_after(scenario, pending) == told);
 
         const auto vm = lab::vmx::destination(scenario, pending.saved);
         lab::put_memory(vm, pending.saved.memory);
-        must(vm.whole().restore_without(kvm::Step::lapic, pending.saved.state));
+        must(vm.whole().restore_without(kvm::vcpu::Step::lapic, pending.saved.state));
         lab::follow(scenario, vm, telling);
         CHECK(telling.line() == "0x10:0x1 0x23:0x12 shutdown (triple fault)");
     }
@@ -118,7 +118,7 @@ TEST_CASE(
     auto [source, telling] = lab::run_until(scenario, guests::port::phase, 1);
     const auto without_the_flag = lab::vmx::in_nested([](std::span<std::byte> state) {
         const auto flags = lab::load<std::uint16_t>(state, lab::flags_at);
-        lab::store<std::uint16_t>(state, lab::flags_at, flags & ~kvm::uapi::state_flag::mtf_pending);
+        lab::store<std::uint16_t>(state, lab::flags_at, flags & ~kvm::nested::uapi::state_flag::mtf_pending);
     });
     CHECK(lab::vmx::told_after_edit(scenario, lab::save(source), telling, without_the_flag)
           == "0x10:0x1 0x23:0x25 0x27:0x1 0x23:0x25 0x27:0x2 0x23:0x12 HLT");
@@ -140,13 +140,13 @@ TEST_CASE("a triple fault of L2 is an exit to L1, also one that is pending when 
     lab::must_ioctl(source.machine.vcpu_fd(), KVM_SET_VCPU_EVENTS, &events, "KVM_SET_VCPU_EVENTS");
 
     const lab::Caught pending{lab::save(source), telling};
-    CHECK(pending.saved.phase() == kvm::Phase::vmx_l2_active);
+    CHECK(pending.saved.phase() == kvm::nested::Phase::vmx_l2_active);
     CHECK(pending.saved.state.events.triple_fault_pending == 1);
     CHECK(lab::told_after(scenario, pending) == "0x10:0x1 0x23:0x2 HLT");
 
     const auto vm = lab::vmx::destination(scenario, pending.saved);
     lab::put_memory(vm, pending.saved.memory);
-    must(vm.whole().restore_without(kvm::Step::events, pending.saved.state));
+    must(vm.whole().restore_without(kvm::vcpu::Step::events, pending.saved.state));
     lab::follow(scenario, vm, telling);
     CHECK(telling.line() == "0x10:0x1 0x10:0x2 0x23:0x2 HLT");
 }

@@ -53,7 +53,7 @@ bool offered() {
     return false;
 }
 
-namespace flag = kvm::uapi::state_flag;
+namespace flag = kvm::nested::uapi::state_flag;
 
 /// Restores, and does not read back. (WholeVcpu::restore() does, and sets what it has spoilt once more.)
 Vm set_without_a_look(const lab::Scenario& scenario, const lab::Saved& saved) {
@@ -91,15 +91,15 @@ TEST_CASE("an L1 with an enlightened VMCS moves with L2 running and outside, and
 
     const auto& l2 = journey.stop(guests::port::phase, 1).saved.state;
     CHECK(l2.requirements.enlightened_vmcs);
-    CHECK(l2.nested.phase() == kvm::Phase::vmx_l2_active);
+    CHECK(l2.nested.phase() == kvm::nested::Phase::vmx_l2_active);
     CHECK(l2.nested.flags() == (flag::guest_mode | flag::evmcs));
     CHECK(l2.nested.size() == 4224);
-    CHECK(lab::load<std::uint64_t>(l2.nested.bytes(), lab::vmx::vmcs12_at) == kvm::uapi::no_address);
+    CHECK(lab::load<std::uint64_t>(l2.nested.bytes(), lab::vmx::vmcs12_at) == kvm::nested::uapi::no_address);
     CHECK(lab::vmx::l2_of(l2.nested).enlightened_vmcs());
     CHECK_FALSE(lab::vmx::l2_of(l2.nested).vmcs12_pa().has_value());
 
     const auto& l1 = journey.at(guests::port::phase, 2);
-    CHECK(l1.phase() == kvm::Phase::vmx_current_vmcs);
+    CHECK(l1.phase() == kvm::nested::Phase::vmx_current_vmcs);
     CHECK(l1.flags() == flag::evmcs);
     CHECK(l1.size() == 4224);
 
@@ -129,7 +129,7 @@ TEST_CASE(
     std::println("note: an enlightened VMCS of L1: KVM_GET_NESTED_STATE before the first run {} it",
                  same ? "does not spoil" : "spoils");
     if (!same)
-        CHECK(same.error().code == kvm::Errc::not_equivalent);
+        CHECK(same.error().code == kvm::nested::Errc::not_equivalent);
     CHECK((story(looked_at) == told) == same.has_value());
 
     const auto healed = set_without_a_look(scenario, saved);
@@ -148,12 +148,12 @@ TEST_CASE("an enlightened state is refused where the capability is off: by the l
     const auto without = lab::bare_vm();
     const auto refused = without.whole().restore(saved.state);
     REQUIRE_FALSE(refused);
-    CHECK(refused.error().code == kvm::Errc::not_prepared);
+    CHECK(refused.error().code == kvm::nested::Errc::not_prepared);
     CHECK(refused.error().detail == KVM_CAP_HYPERV_ENLIGHTENED_VMCS);
 
-    CHECK(lab::told_without(scenario, kvm::Step::enlightened_vmcs, guests::port::phase, 1)
+    CHECK(lab::told_without(scenario, kvm::vcpu::Step::enlightened_vmcs, guests::port::phase, 1)
           == "0x10:0x1 KVM_SET_NESTED_STATE is refused");
-    CHECK(lab::told_without(scenario, kvm::Step::nested_state, guests::port::phase, 1) != told);
+    CHECK(lab::told_without(scenario, kvm::vcpu::Step::nested_state, guests::port::phase, 1) != told);
 }
 
 TEST_SUITE_END();

@@ -11,8 +11,8 @@ TEST_SUITE_BEGIN("vmx");
 
 namespace {
 
-using kvm::Field;
-using kvm::FieldGroup;
+using kvm::nested::Field;
+using kvm::nested::FieldGroup;
 using lab::must;
 
 // --- the guest and its list
@@ -60,10 +60,11 @@ lab::vmx::State state_of(const machine::Machine& machine) {
     return must(lab::vmx::nested(machine).nested_state());
 }
 
-kvm::Vmcs12Fields fields_of(const lab::vmx::State& state) {
+kvm::nested::Vmcs12Fields fields_of(const lab::vmx::State& state) {
     if (state.bytes().size() < lab::vmx::state_size)
         lab::give_up("the state has no vmcs12");
-    return kvm::Vmcs12Fields{state.bytes().subspan(lab::header_size).first<kvm::uapi::page_size>()};
+    return kvm::nested::Vmcs12Fields{
+        state.bytes().subspan(lab::header_size).first<kvm::nested::uapi::page_size>()};
 }
 
 // --- fields and values
@@ -72,8 +73,8 @@ kvm::Vmcs12Fields fields_of(const lab::vmx::State& state) {
 /// writes into it.
 std::vector<const Field*> vmcs_fields() {
     std::vector<const Field*> fields;
-    for (const auto& field : kvm::vmcs12_fields)
-        if (field.encoding != kvm::no_encoding)
+    for (const auto& field : kvm::nested::vmcs12_fields)
+        if (field.encoding != kvm::nested::no_encoding)
             fields.push_back(&field);
     std::ranges::stable_partition(fields,
                                   [](const Field* field) { return field->name != "vm_instruction_error"; });
@@ -81,13 +82,13 @@ std::vector<const Field*> vmcs_fields() {
 }
 
 bool is_access_rights(const Field& field) {
-    return field.meaning == &kvm::meaning::vmx_access_rights;
+    return field.meaning == &kvm::nested::meaning::vmx_access_rights;
 }
 
 /// A value that shows which field it belongs to, in each 16 bits of it, and which 16 bits these are. What
 /// access rights have no meaning for, KVM drops, as some processors do: bits 11:8 and 31:17.
 std::uint64_t distinct(const Field& field) {
-    const auto index = static_cast<std::uint64_t>(&field - kvm::vmcs12_fields.data());
+    const auto index = static_cast<std::uint64_t>(&field - kvm::nested::vmcs12_fields.data());
     std::uint64_t value = 0;
     for (unsigned part = 0; part < field.size / 2u; ++part)
         value |= (0x4000 | part << 8 | index) << 16 * part;
@@ -153,7 +154,7 @@ std::optional<std::uint64_t> distinct_for_l2(const Field& field) {
         if (name == field.name)
             return value;
     const auto value = distinct(field);
-    const auto index = static_cast<std::uint64_t>(&field - kvm::vmcs12_fields.data());
+    const auto index = static_cast<std::uint64_t>(&field - kvm::nested::vmcs12_fields.data());
     if (field.name.ends_with("_selector"))
         return 0x4000 | index << 3; // RPL and TI are 0
     if (field.name == "guest_tr_limit" || field.name.ends_with("dtr_limit"))
@@ -289,7 +290,7 @@ Values values(const std::vector<Row>& rows) {
     Values values;
     for (const auto& row : rows)
         if (row.outcome == succeeded)
-            values[kvm::find_vmcs12_field(row.encoding)->name] = row.value;
+            values[kvm::nested::find_vmcs12_field(row.encoding)->name] = row.value;
     return values;
 }
 
@@ -334,7 +335,7 @@ Values registers_of_l2(const machine::Machine& machine) {
 Values values(const lab::vmx::State& state) {
     Values values;
     for (const auto [field, value] : fields_of(state))
-        if (field->encoding != kvm::no_encoding)
+        if (field->encoding != kvm::nested::no_encoding)
             values[field->name] = value;
     return values;
 }
@@ -367,14 +368,14 @@ RunningL2 l2_with_distinct_values(guests::Image image) {
 void check_left_to_l1(const machine::Machine& machine, const Values& of_l2) {
     lab::run_to(machine, at::exited);
     const auto state = state_of(machine);
-    CHECK(state.phase() == kvm::Phase::vmx_current_vmcs);
+    CHECK(state.phase() == kvm::nested::Phase::vmx_current_vmcs);
     CHECK(unexpected_bytes(state) == "");
     give_list(machine, rows_of_all());
     lab::run_to(machine, at::exited_read);
     const auto seen_by_l1 = values(taken_list(machine));
     CHECK(differing(state, seen_by_l1) == "");
     for (const auto& [name, value] : seen_by_l1) {
-        if (kvm::find_vmcs12_field(name)->group == FieldGroup::read_only)
+        if (kvm::nested::find_vmcs12_field(name)->group == FieldGroup::read_only)
             continue;
         CAPTURE(name);
         CHECK(value == of_l2.at(name));
@@ -402,7 +403,7 @@ TEST_CASE("what L1 writes with VMWRITE, by encodings, is printed by name, field 
     unsigned taken = 0;
     Values expected;
     for (const auto& row : taken_list(machine)) {
-        const auto& field = *kvm::find_vmcs12_field(row.encoding);
+        const auto& field = *kvm::nested::find_vmcs12_field(row.encoding);
         CAPTURE(field.name);
         switch (row.outcome) {
         case succeeded:
@@ -428,7 +429,7 @@ TEST_CASE("what L1 writes with VMWRITE, by encodings, is printed by name, field 
                  may_write_any_field(machine) ? "with the" : "without the");
 
     const auto state = state_of(machine);
-    CHECK(state.phase() == kvm::Phase::vmx_current_vmcs);
+    CHECK(state.phase() == kvm::nested::Phase::vmx_current_vmcs);
     CHECK(differing(state, expected) == "");
     CHECK(unexpected_bytes(state) == "");
     lab::capture("current-vmcs-distinct-values", machine);
@@ -461,9 +462,10 @@ TEST_CASE("what a state has in a field L1 reads there with VMREAD, and KVM has n
     Refusals refusals{machine};
     std::string wrong;
     std::uint32_t largest_index = 0;
-    std::uint32_t last_error = distinct(*kvm::find_vmcs12_field("vm_instruction_error")) & 0xffff'ffff;
+    std::uint32_t last_error =
+        distinct(*kvm::nested::find_vmcs12_field("vm_instruction_error")) & 0xffff'ffff;
     for (const auto& row : taken_list(machine)) {
-        const auto* field = kvm::find_vmcs12_field(row.encoding);
+        const auto* field = kvm::nested::find_vmcs12_field(row.encoding);
         const bool high_half = (row.encoding & 1) != 0;
         if (row.outcome != succeeded) {
             CHECK(row.outcome == unsupported_component);
@@ -490,7 +492,7 @@ TEST_CASE("while L2 runs, and after its exit, all that L1 gave it is printed, bu
     const auto [vm, given] = l2_with_distinct_values(IMAGE(vmx_fields));
     const auto& machine = vm.machine;
     const auto state = state_of(machine);
-    CHECK(state.phase() == kvm::Phase::vmx_l2_active);
+    CHECK(state.phase() == kvm::nested::Phase::vmx_l2_active);
     lab::capture("l2-distinct-values", machine);
     auto expected = given;
     for (const auto& [name, value] : registers_of_l2(machine)) {

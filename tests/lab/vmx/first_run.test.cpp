@@ -8,7 +8,7 @@ TEST_SUITE_BEGIN("vmx");
 
 namespace {
 
-using kvm::FirstRun;
+using kvm::vcpu::FirstRun;
 using lab::must;
 using lab::Vm;
 namespace field = lab::vmx::field;
@@ -19,30 +19,30 @@ machine::Exit progress(std::uint32_t round) {
     return machine::PortOut{guests::port::progress, 4, round};
 }
 
-kvm::VcpuState edited(const kvm::VcpuState& good,
-                      std::initializer_list<std::pair<lab::vmx::Field, std::uint64_t>> values) {
+kvm::vcpu::VcpuState edited(const kvm::vcpu::VcpuState& good,
+                            std::initializer_list<std::pair<lab::vmx::Field, std::uint64_t>> values) {
     lab::Bytes bytes{good.nested.bytes().begin(), good.nested.bytes().end()};
     for (const auto& [where, value] : values)
         lab::vmx::store(bytes, where, value);
     auto state = good;
-    state.nested = must(kvm::NestedStateBuffer::parse(bytes));
+    state.nested = must(kvm::nested::NestedStateBuffer::parse(bytes));
     return state;
 }
 
 /// L1 has L2's accesses to one page treated as accesses to the APIC, and that page is not there.
-kvm::VcpuState with_apic_page_without_memory(const kvm::VcpuState& good) {
+kvm::vcpu::VcpuState with_apic_page_without_memory(const kvm::vcpu::VcpuState& good) {
     const auto controls = lab::vmx::load(good.nested.bytes(), field::secondary_controls);
     return edited(good, {{field::secondary_controls, controls | lab::vmx::secondary::apic_accesses},
                          {field::apic_access_addr, without_memory}});
 }
 
-kvm::VcpuState with_msr_bitmap_without_memory(const kvm::VcpuState& good) {
+kvm::vcpu::VcpuState with_msr_bitmap_without_memory(const kvm::vcpu::VcpuState& good) {
     return edited(good, {{field::msr_bitmap, without_memory}});
 }
 
 /// L2 has 32-bit PAE paging, without EPT, its page-directory pointers lie where there is no memory, and
 /// SREGS2 does not say what they are.
-kvm::VcpuState with_pdptrs_without_memory(const kvm::VcpuState& good) {
+kvm::vcpu::VcpuState with_pdptrs_without_memory(const kvm::vcpu::VcpuState& good) {
     constexpr std::uint64_t efer_lme_lma = 0x500;
     const auto entry = lab::vmx::load(good.nested.bytes(), field::entry_controls);
     auto state = edited(good, {{field::entry_controls, entry & ~std::uint64_t{lab::vmx::entry::ia32e_guest}},
@@ -56,7 +56,7 @@ kvm::VcpuState with_pdptrs_without_memory(const kvm::VcpuState& good) {
     return state;
 }
 
-void put(const Vm& vm, const lab::Saved& saved, const kvm::VcpuState& state) {
+void put(const Vm& vm, const lab::Saved& saved, const kvm::vcpu::VcpuState& state) {
     must(vm.whole().abandon());
     lab::put_memory(vm, saved.memory);
     must(vm.whole().restore(state));

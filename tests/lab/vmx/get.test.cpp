@@ -150,14 +150,15 @@ TEST_CASE("the hazard: told of 4224 bytes, KVM reports 4224 and writes 8320 whil
 namespace {
 
 /// Every call that leads to a GET, with objects that end at a fence.
-template <kvm::VendorOrAny V>
-void check_no_call_reaches_the_fence(kvm::Host<V> host, const machine::Machine& machine) {
-    using State = typename kvm::Vcpu<V>::State;
-    const kvm::Vcpu vcpu{host, kvm::VcpuFd{machine.vcpu_fd()}};
+template <kvm::nested::VendorOrAny V>
+void check_no_call_reaches_the_fence(kvm::nested::Host<V> host, const machine::Machine& machine) {
+    using State = typename kvm::nested::Vcpu<V>::State;
+    const kvm::nested::Vcpu vcpu{host, kvm::nested::VcpuFd{machine.vcpu_fd()}};
     const auto told = lab::read_back(machine.vcpu_fd());
     REQUIRE(told.size() == one_page);
 
-    const lab::EndingAtFence<std::expected<State, kvm::Error>> by_value{[&] { return vcpu.nested_state(); }};
+    const lab::EndingAtFence<std::expected<State, kvm::nested::Error>> by_value{
+        [&] { return vcpu.nested_state(); }};
     REQUIRE(by_value->has_value());
     CHECK(std::ranges::equal((*by_value)->bytes(), told));
 
@@ -166,7 +167,7 @@ void check_no_call_reaches_the_fence(kvm::Host<V> host, const machine::Machine& 
         CHECK(vcpu.nested_state(*in_place));
         CHECK(std::ranges::equal(in_place->bytes(), told));
     }
-    CHECK(in_place->phase() == kvm::Phase::vmx_current_vmcs);
+    CHECK(in_place->phase() == kvm::nested::Phase::vmx_current_vmcs);
     CHECK(vcpu.verify_nested_state(*in_place));
 
     // A failed SET looks at the vCPU with a GET of its own.
@@ -175,20 +176,20 @@ void check_no_call_reaches_the_fence(kvm::Host<V> host, const machine::Machine& 
     const lab::EndingAtFence<State> bad{[&] { return must(State::parse(bytes)); }};
     const auto refused = vcpu.set_nested_state(*bad);
     REQUIRE_FALSE(refused);
-    CHECK(refused.error().effect == kvm::Effect::unchanged);
+    CHECK(refused.error().effect == kvm::nested::Effect::unchanged);
     CHECK(lab::read_back(machine.vcpu_fd()) == told);
 }
 
 /// Gives the kernel exactly the memory that the library declares, in front of a fence.
 struct AtFence {
-    kvm::IoctlResult operator()(int fd, unsigned long request, void* argument) const noexcept {
+    kvm::nested::IoctlResult operator()(int fd, unsigned long request, void* argument) const noexcept {
         if (request != KVM_GET_NESTED_STATE)
-            return kvm::system_call(fd, request, argument);
+            return kvm::nested::system_call(fd, request, argument);
         std::uint32_t size = 0;
         std::memcpy(&size, static_cast<std::byte*>(argument) + lab::size_at, sizeof size);
         const lab::Fenced memory{size};
         std::memcpy(memory.data() + lab::size_at, &size, sizeof size);
-        const auto result = kvm::system_call(fd, request, memory.data());
+        const auto result = kvm::nested::system_call(fd, request, memory.data());
         std::memcpy(argument, memory.data(), size);
         return result;
     }
@@ -198,10 +199,10 @@ struct AtFence {
 
 TEST_CASE("the hazard is out of reach of every public call") {
     const auto& machine = holding(current_with_shadow);
-    check_no_call_reaches_the_fence<kvm::Vmx>(lab::vmx::host(), machine);
-    check_no_call_reaches_the_fence<kvm::Any>(lab::host(), machine);
+    check_no_call_reaches_the_fence<kvm::nested::Vmx>(lab::vmx::host(), machine);
+    check_no_call_reaches_the_fence<kvm::nested::Any>(lab::host(), machine);
 
-    const kvm::Vcpu fenced{lab::vmx::host(), kvm::VcpuFd{machine.vcpu_fd()}, AtFence{}};
+    const kvm::nested::Vcpu fenced{lab::vmx::host(), kvm::nested::VcpuFd{machine.vcpu_fd()}, AtFence{}};
     const auto saved = must(fenced.nested_state());
     CHECK(std::ranges::equal(saved.bytes(), lab::read_back(machine.vcpu_fd())));
     CHECK(fenced.verify_nested_state(saved));
@@ -230,7 +231,7 @@ TEST_CASE("after L2 was left, GET spoils the segments of the vmcs12 that is set 
         std::println("trait: this kernel spoils the segments of a vmcs12 that is set {}: {}", name,
                      first ? "no" : "yes");
         if (!first) {
-            CHECK(first.error().code == kvm::Errc::not_equivalent);
+            CHECK(first.error().code == kvm::nested::Errc::not_equivalent);
             const auto found = lab::read_back(machine.vcpu_fd());
             CHECK(lab::vmx::load(found, field::guest_cs_limit) == 0);
             CHECK(lab::vmx::load(found, field::guest_tr_selector) == 0);
@@ -249,18 +250,18 @@ TEST_CASE("with an enlightened VMCS and L1 running, GET shows fields of a VMCS t
     lab::vmx::enable_enlightened_vmcs(machine);
     const auto vcpu = lab::vmx::nested(machine);
     auto bytes = current();
-    lab::store<std::uint16_t>(bytes, lab::flags_at, kvm::uapi::state_flag::evmcs);
-    lab::store<std::uint64_t>(bytes, lab::vmx::vmcs12_at, kvm::uapi::no_address);
+    lab::store<std::uint16_t>(bytes, lab::flags_at, kvm::nested::uapi::state_flag::evmcs);
+    lab::store<std::uint64_t>(bytes, lab::vmx::vmcs12_at, kvm::nested::uapi::no_address);
     const auto state = state_of(bytes);
     must(vcpu.set_nested_state(state));
     const auto found = must(vcpu.nested_state());
-    CHECK(found.phase() == kvm::Phase::vmx_current_vmcs);
-    CHECK(found.flags() == kvm::uapi::state_flag::evmcs);
+    CHECK(found.phase() == kvm::nested::Phase::vmx_current_vmcs);
+    CHECK(found.flags() == kvm::nested::uapi::state_flag::evmcs);
     const bool another =
         lab::vmx::load(found.bytes(), field::guest_cr0) != lab::vmx::load(bytes, field::guest_cr0);
     std::println("trait: this kernel shows fields of another VMCS where L1 has an enlightened one: {}",
                  another ? "yes" : "no");
-    CHECK(kvm::equivalent(found, state) == !another);
+    CHECK(kvm::nested::equivalent(found, state) == !another);
     must(vcpu.clear_nested_state());
 }
 

@@ -12,16 +12,16 @@ TEST_CASE(
         lab::check_survives(scenario, "0x27:0x11a0 0x23:0x12 0x10:0x1 0x27:0x11b0 0x23:0x12 HLT");
 
     const auto& state = journey.at(lab::vmx::value_port, 0x11a0);
-    CHECK(state.phase() == kvm::Phase::vmx_l2_active);
+    CHECK(state.phase() == kvm::nested::Phase::vmx_l2_active);
     CHECK(lab::vmx::load(state.bytes(), lab::vmx::field::virtual_processor_id) == 1);
     const auto controls = lab::vmx::load(state.bytes(), lab::vmx::field::secondary_controls);
     CHECK((controls & lab::vmx::secondary::vpid) != 0);
     CHECK((controls & lab::vmx::secondary::ept) != 0);
 
     // Without EPT there is nothing at that address: an access to a device.
-    CHECK(lab::told_without(scenario, kvm::Step::nested_state, lab::vmx::value_port, 0x11a0)
+    CHECK(lab::told_without(scenario, kvm::vcpu::Step::nested_state, lab::vmx::value_port, 0x11a0)
           == "0x27:0x11a0 KVM exit reason 6");
-    CHECK(lab::told_without(scenario, kvm::Step::nested_state, guests::port::phase, 1)
+    CHECK(lab::told_without(scenario, kvm::vcpu::Step::nested_state, guests::port::phase, 1)
           == "0x27:0x11a0 0x23:0x12 0x10:0x1 shutdown (triple fault)");
 }
 

@@ -13,23 +13,23 @@ using guests::Phase;
 
 struct Expected {
     Phase where;
-    kvm::Phase phase;
+    kvm::nested::Phase phase;
     std::uint32_t size;
     std::uint64_t vmxon_pa, vmcs12_pa;
 };
 
-constexpr auto none = kvm::uapi::no_address;
+constexpr auto none = kvm::nested::uapi::no_address;
 constexpr auto vmxon = guests::vmxon_address, vmcs12 = guests::vmcs12_address;
 
 constexpr std::array phases = std::to_array<Expected>({
-    {Phase::vmx_off, kvm::Phase::vmx_off, 128, none, none},
-    {Phase::vmx_on, kvm::Phase::vmx_vmxon_only, 128, vmxon, none},
-    {Phase::vmcs_loaded, kvm::Phase::vmx_current_vmcs, 4224, vmxon, vmcs12},
-    {Phase::vmcs_written, kvm::Phase::vmx_current_vmcs, 4224, vmxon, vmcs12},
-    {Phase::l2, kvm::Phase::vmx_l2_active, 4224, vmxon, vmcs12},
-    {Phase::exited, kvm::Phase::vmx_current_vmcs, 4224, vmxon, vmcs12},
-    {Phase::vmcs_cleared, kvm::Phase::vmx_vmxon_only, 128, vmxon, none},
-    {Phase::vmxoff, kvm::Phase::vmx_off, 128, none, none},
+    {Phase::vmx_off, kvm::nested::Phase::vmx_off, 128, none, none},
+    {Phase::vmx_on, kvm::nested::Phase::vmx_vmxon_only, 128, vmxon, none},
+    {Phase::vmcs_loaded, kvm::nested::Phase::vmx_current_vmcs, 4224, vmxon, vmcs12},
+    {Phase::vmcs_written, kvm::nested::Phase::vmx_current_vmcs, 4224, vmxon, vmcs12},
+    {Phase::l2, kvm::nested::Phase::vmx_l2_active, 4224, vmxon, vmcs12},
+    {Phase::exited, kvm::nested::Phase::vmx_current_vmcs, 4224, vmxon, vmcs12},
+    {Phase::vmcs_cleared, kvm::nested::Phase::vmx_vmxon_only, 128, vmxon, none},
+    {Phase::vmxoff, kvm::nested::Phase::vmx_off, 128, none, none},
 });
 
 } // namespace
@@ -86,7 +86,7 @@ TEST_CASE("in every phase but off, a guest of VMX that moves without its nested 
          })) {
         const lab::Scenario scenario{.image = guests::phases(guests::Vendor::vmx),
                                      .parameters = {.flags = guests::nested_paging}};
-        CHECK(lab::told_without(scenario, kvm::Step::nested_state, guests::port::phase,
+        CHECK(lab::told_without(scenario, kvm::vcpu::Step::nested_state, guests::port::phase,
                                 std::to_underlying(left_at))
               == told);
     }

@@ -18,10 +18,10 @@ TEST_CASE("an L2 in real mode moves under a 64-bit L1") {
     const auto journey = lab::check_survives(scenario, told);
     const auto& l2 = journey.stop(guests::port::phase, 1).saved.state;
     constexpr std::uint64_t protection_enabled = 1;
-    CHECK(l2.nested.phase() == kvm::Phase::vmx_l2_active);
+    CHECK(l2.nested.phase() == kvm::nested::Phase::vmx_l2_active);
     CHECK((l2.sregs.cr0 & protection_enabled) == 0);
     CHECK(lab::vmx::load(l2.nested.bytes(), lab::vmx::field::host_ia32_efer) == 0x500);
-    CHECK(lab::told_without(scenario, kvm::Step::nested_state, guests::port::phase, 1) != told);
+    CHECK(lab::told_without(scenario, kvm::vcpu::Step::nested_state, guests::port::phase, 1) != told);
 }
 
 TEST_SUITE_END();

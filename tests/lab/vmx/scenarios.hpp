@@ -21,9 +21,10 @@ inline Vm destination(const Scenario& scenario, const Saved& saved) {
 }
 
 /// The view of a state whose L2 is active.
-inline kvm::vmx::L2Active l2_of(const kvm::NestedStateBuffer& state) {
-    std::optional<kvm::vmx::L2Active> view;
-    state.visit(kvm::overloaded{[&](const kvm::vmx::L2Active& l2) { view = l2; }, [](const auto&) {}});
+inline kvm::nested::vmx::L2Active l2_of(const kvm::nested::NestedStateBuffer& state) {
+    std::optional<kvm::nested::vmx::L2Active> view;
+    state.visit(kvm::nested::overloaded{[&](const kvm::nested::vmx::L2Active& l2) { view = l2; },
+                                        [](const auto&) {}});
     if (!view)
         give_up(std::format("L2 is not active: {}", state));
     return *view;
@@ -31,16 +32,16 @@ inline kvm::vmx::L2Active l2_of(const kvm::NestedStateBuffer& state) {
 
 /// Changes the bytes of a nested state.
 template <class Edit>
-void edit_nested(kvm::VcpuState& state, Edit&& edit) {
+void edit_nested(kvm::vcpu::VcpuState& state, Edit&& edit) {
     Bytes bytes{state.nested.bytes().begin(), state.nested.bytes().end()};
     edit(std::span{bytes});
-    state.nested = must(kvm::NestedStateBuffer::parse(bytes));
+    state.nested = must(kvm::nested::NestedStateBuffer::parse(bytes));
 }
 
 /// The same as an edit of the whole state.
 template <class Edit>
 auto in_nested(Edit edit) {
-    return [=](kvm::VcpuState& state) { edit_nested(state, edit); };
+    return [=](kvm::vcpu::VcpuState& state) { edit_nested(state, edit); };
 }
 
 /// What a guest tells on the whole that moves from where it was caught, its state changed by `edit`.

@@ -27,7 +27,7 @@ namespace exit_control = lab::vmx::exit;
 namespace entry = lab::vmx::entry;
 namespace msr = lab::vmx::msr;
 
-constexpr std::uint64_t none = kvm::uapi::no_address;
+constexpr std::uint64_t none = kvm::nested::uapi::no_address;
 
 constexpr Change vmxon(std::uint64_t value) {
     return {Change::Kind::put, lab::vmx::vmxon_at, 8, value};
@@ -61,7 +61,7 @@ class Scene;
 
 /// What VMX adds to the machinery of the table.
 struct Vmx {
-    using Vendor = kvm::Vmx;
+    using Vendor = kvm::nested::Vmx;
 
     /// What the vCPU is before.
     enum class On : std::uint8_t {
@@ -131,7 +131,9 @@ struct Vmx {
     static std::string why_not(const Row& row);
     static void check_failure(const lab::Failed<Vmx>& failed);
     static void check_success(const Row& row, Start start, const lab::Bytes& set, const lab::Bytes& after);
-    static kvm::Vcpu<kvm::Vmx> nested(const machine::Machine& machine) { return lab::vmx::nested(machine); }
+    static kvm::nested::Vcpu<kvm::nested::Vmx> nested(const machine::Machine& machine) {
+        return lab::vmx::nested(machine);
+    }
 };
 using Base = Vmx::Base;
 using On = Vmx::On;
@@ -160,7 +162,7 @@ constexpr lab::SetRow<Vmx> taken(const char* name, std::array<Change, 4> change,
 
 constexpr std::uint16_t payload = lab::header_size;
 constexpr std::uint64_t not_canonical = bit(63) | bit(12);
-constexpr std::uint32_t revision_12 = kvm::uapi::vmcs12_revision, shadow_indicator = 1u << 31;
+constexpr std::uint32_t revision_12 = kvm::nested::uapi::vmcs12_revision, shadow_indicator = 1u << 31;
 
 constexpr std::array rows = std::to_array<lab::SetRow<Vmx>>({
     // Header.
@@ -1139,15 +1141,15 @@ bool looks_left_behind(const lab::Bytes& attempted, const lab::Bytes& after) {
            && (lab::load<std::uint16_t>(after, lab::flags_at) & 1) == 0;
 }
 
-kvm::Effect expected_effect(const lab::Failed<Vmx>& failed) {
+kvm::nested::Effect expected_effect(const lab::Failed<Vmx>& failed) {
     if (failed.error.raw_result > 0)
-        return kvm::Effect::nested_state_lost;
+        return kvm::nested::Effect::nested_state_lost;
     if (failed.row.into != Into::vcpu)
-        return kvm::Effect::unchanged;
+        return kvm::nested::Effect::unchanged;
     if (failed.attempted.size() < lab::header_size) // what was to be set is not known
-        return kvm::Effect::undetermined;
-    return looks_left_behind(failed.attempted, failed.after) ? kvm::Effect::undetermined
-                                                             : kvm::Effect::unchanged;
+        return kvm::nested::Effect::undetermined;
+    return looks_left_behind(failed.attempted, failed.after) ? kvm::nested::Effect::undetermined
+                                                             : kvm::nested::Effect::unchanged;
 }
 
 /// What GET has to show after a success, or after a failure behind the point of no return (then `l2_active`
@@ -1228,7 +1230,7 @@ void Vmx::check_failure(const lab::Failed<Vmx>& failed) {
         CHECK(lab::same_bytes(before, after));
         return;
     }
-    CHECK(error.effect != kvm::Effect::unchanged);
+    CHECK(error.effect != kvm::nested::Effect::unchanged);
     auto set = attempted;
     set.resize(lab::input_size);
     const bool payload_taken = row.failure.left == Left::vmcs;
@@ -1266,7 +1268,7 @@ void Vmx::check_success(const Row& row, Start start, const lab::Bytes& set, cons
         CHECK(lab::same_bytes(without_segments(after), without_segments(expected)));
     } else if (!row.rewritten) {
         const auto difference =
-            lab::same_bytes(expected, after) ? std::nullopt : kvm::first_difference(expected, after);
+            lab::same_bytes(expected, after) ? std::nullopt : kvm::nested::first_difference(expected, after);
         INFO("first difference at " << difference.value_or(0));
         CHECK_FALSE(difference.has_value());
     }

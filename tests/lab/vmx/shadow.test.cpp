@@ -38,7 +38,7 @@ TEST_CASE("a shadow VMCS travels while L2 uses it: what L1 and what L2 wrote int
     const auto journey = lab::check_survives(scenario, told);
 
     const auto& state = journey.at(guests::port::phase, 1);
-    CHECK(state.phase() == kvm::Phase::vmx_l2_active);
+    CHECK(state.phase() == kvm::nested::Phase::vmx_l2_active);
     CHECK(state.size() == with_shadow);
     const auto shadow = lab::vmx::l2_of(state).shadow_vmcs12();
     REQUIRE(shadow);
@@ -46,14 +46,14 @@ TEST_CASE("a shadow VMCS travels while L2 uses it: what L1 and what L2 wrote int
     lab::capture_at("l2-shadow-vmcs", scenario, guests::port::phase, 1);
 
     const auto& exited = journey.at(guests::port::phase, 2);
-    CHECK(exited.phase() == kvm::Phase::vmx_current_vmcs);
+    CHECK(exited.phase() == kvm::nested::Phase::vmx_current_vmcs);
     CHECK(exited.size() == lab::vmx::state_size);
     lab::capture_at("l1-shadow-vmcs", scenario, guests::port::phase, 2);
 }
 
 TEST_CASE("while L2 runs, memory has an old shadow VMCS, and L2 notices if that is taken") {
     const auto scenario = shadow_scenario(IMAGE(vmx_shadow));
-    CHECK(lab::told_without(scenario, kvm::Step::nested_state, guests::port::phase, 1)
+    CHECK(lab::told_without(scenario, kvm::vcpu::Step::nested_state, guests::port::phase, 1)
           == "0x27:0x11c0 0x10:0x1 shutdown (triple fault)");
 
     auto [source, telling] = lab::run_until(scenario, guests::port::phase, 1);
@@ -101,18 +101,19 @@ TEST_CASE(
     for (int i = 0; i < 2; ++i) {
         CHECK(vcpu.nested_state(*state));
         CHECK(state->bytes().size() == lab::vmx::state_size);
-        CHECK(state->phase() == kvm::Phase::vmx_current_vmcs);
+        CHECK(state->phase() == kvm::nested::Phase::vmx_current_vmcs);
     }
-    const lab::EndingAtFence<kvm::NestedStateBuffer> buffer{[] { return kvm::NestedStateBuffer{}; }};
+    const lab::EndingAtFence<kvm::nested::NestedStateBuffer> buffer{
+        [] { return kvm::nested::NestedStateBuffer{}; }};
     CHECK(any.nested_state(*buffer));
     CHECK(buffer->bytes().size() == lab::vmx::state_size);
 
     // By value, into the returned object itself.
-    const lab::EndingAtFence<std::expected<lab::vmx::State, kvm::Error>> returned{
+    const lab::EndingAtFence<std::expected<lab::vmx::State, kvm::nested::Error>> returned{
         [&] { return vcpu.nested_state(); }};
     REQUIRE(returned->has_value());
     CHECK((*returned)->bytes().size() == lab::vmx::state_size);
-    const lab::EndingAtFence<std::expected<kvm::NestedStateBuffer, kvm::Error>> returned_any{
+    const lab::EndingAtFence<std::expected<kvm::nested::NestedStateBuffer, kvm::nested::Error>> returned_any{
         [&] { return any.nested_state(); }};
     REQUIRE(returned_any->has_value());
 

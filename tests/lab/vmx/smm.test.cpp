@@ -34,12 +34,12 @@ constexpr const char* told_before_vmptrld =
 constexpr std::uint16_t smm_guest_mode = 1, smm_vmxon = 2;
 
 struct Expected {
-    kvm::Phase phase;
+    kvm::nested::Phase phase;
     std::uint32_t size;
     std::uint16_t smm_flags;
 };
 
-void check_in_smm(const kvm::VcpuState& state, const Expected& expected) {
+void check_in_smm(const kvm::vcpu::VcpuState& state, const Expected& expected) {
     CHECK(state.events.smi_smm == 1);
     CHECK(state.nested.phase() == expected.phase);
     CHECK(state.nested.size() == expected.size);
@@ -56,9 +56,9 @@ TEST_CASE(
         const auto scenario = smm_scenario(IMAGE(vmx_smm), flags);
         const auto journey = lab::check_survives(scenario, told);
         check_in_smm(journey.stop(smi_port, 1).saved.state,
-                     {kvm::Phase::vmx_smm_current_vmcs, 4224, smm_vmxon});
+                     {kvm::nested::Phase::vmx_smm_current_vmcs, 4224, smm_vmxon});
         check_in_smm(journey.stop(smi_port, 2).saved.state,
-                     {kvm::Phase::vmx_smm_interrupted_l2, 4224, smm_vmxon | smm_guest_mode});
+                     {kvm::nested::Phase::vmx_smm_interrupted_l2, 4224, smm_vmxon | smm_guest_mode});
     }
     const auto scenario = smm_scenario(IMAGE(vmx_smm), guests::nested_paging);
     lab::capture_at("smm-current-vmcs", scenario, smi_port, 1);
@@ -70,7 +70,7 @@ TEST_CASE("of an SMI in VMX operation without a current VMCS, KVM forgets the fl
     CHECK(lab::told_undisturbed(scenario) == told_before_vmptrld);
     auto [source, telling] = lab::run_until(scenario, smi_port, 1);
     const auto saved = lab::save(source);
-    check_in_smm(saved.state, {kvm::Phase::vmx_smm_vmxon_only, 128, smm_vmxon});
+    check_in_smm(saved.state, {kvm::nested::Phase::vmx_smm_vmxon_only, 128, smm_vmxon});
     lab::capture("smm-vmxon-without-vmcs", source.machine);
 
     // KVM_SET_NESTED_STATE is done with a state of 128 bytes before it comes to the flags of SMM. Reading
@@ -80,9 +80,9 @@ TEST_CASE("of an SMI in VMX operation without a current VMCS, KVM forgets the fl
     must(vm.whole().restore(saved.state));
     const auto same = vm.whole().nested().verify_nested_state(saved.state.nested);
     if (!same) {
-        CHECK(same.error().code == kvm::Errc::not_equivalent);
+        CHECK(same.error().code == kvm::nested::Errc::not_equivalent);
         CHECK(same.error().detail == lab::vmx::smm_flags_at);
-        CHECK(must(vm.whole().nested().nested_state()).phase() == kvm::Phase::vmx_vmxon_only);
+        CHECK(must(vm.whole().nested().nested_state()).phase() == kvm::nested::Phase::vmx_vmxon_only);
     }
     std::println(
         "note: an SMI in VMX operation without a current VMCS: the flag of SMM is {} at the destination",
@@ -95,8 +95,8 @@ TEST_CASE("of an SMI in VMX operation without a current VMCS, KVM forgets the fl
 
 TEST_CASE("a guest of VMX that moves in the middle of an SMI without its nested state does not return") {
     const auto scenario = smm_scenario(IMAGE(vmx_smm), guests::nested_paging);
-    CHECK(lab::told_without(scenario, kvm::Step::nested_state, smi_port, 1) != told);
-    CHECK(lab::told_without(scenario, kvm::Step::nested_state, smi_port, 2) != told);
+    CHECK(lab::told_without(scenario, kvm::vcpu::Step::nested_state, smi_port, 1) != told);
+    CHECK(lab::told_without(scenario, kvm::vcpu::Step::nested_state, smi_port, 2) != told);
 }
 
 TEST_CASE("of a vCPU in SMM the nested state is refused before the events, and taken after them") {
@@ -105,10 +105,10 @@ TEST_CASE("of a vCPU in SMM the nested state is refused before the events, and t
     const auto saved = lab::save(source);
     const auto vm = lab::vmx::destination(scenario, saved);
     lab::put_memory(vm, saved.memory);
-    const auto early = vm.whole().restore_without(kvm::Step::events, saved.state);
+    const auto early = vm.whole().restore_without(kvm::vcpu::Step::events, saved.state);
     REQUIRE_FALSE(early);
-    CHECK(early.error().operation == kvm::Operation::set_nested_state);
-    CHECK(early.error().code == kvm::Errc::refused);
+    CHECK(early.error().operation == kvm::nested::Operation::set_nested_state);
+    CHECK(early.error().code == kvm::nested::Errc::refused);
 
     lab::restore(vm, saved);
     lab::follow(scenario, vm, telling);
@@ -120,7 +120,7 @@ TEST_CASE("an SMI that is pending when L2 moves is taken at the destination") {
     auto [source, telling] = lab::run_until(scenario, guests::port::phase, 3);
     scenario.act(source, {.port = guests::port::phase, .size = 4, .value = 3});
     const lab::Caught pending{lab::save(source), telling};
-    CHECK(pending.saved.phase() == kvm::Phase::vmx_l2_active);
+    CHECK(pending.saved.phase() == kvm::nested::Phase::vmx_l2_active);
     CHECK(pending.saved.state.events.smi_pending == 1);
     CHECK(lab::told_after(scenario, pending) == told);
 }

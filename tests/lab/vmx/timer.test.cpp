@@ -14,8 +14,8 @@ using lab::must;
 constexpr std::uint64_t half_of_the_time = std::uint64_t{1} << 24; // vmx_timer.S: HALF_BIT
 constexpr unsigned deadline_shift = 5; // the rate that KVM gives L1 in IA32_VMX_MISC
 
-std::uint64_t tsc_of(const kvm::VcpuState& state) {
-    const auto tsc = std::ranges::find(state.msrs, kvm::uapi::msr::tsc, &kvm::uapi::Msr::index);
+std::uint64_t tsc_of(const kvm::vcpu::VcpuState& state) {
+    const auto tsc = std::ranges::find(state.msrs, kvm::vcpu::uapi::msr::tsc, &kvm::vcpu::uapi::Msr::index);
     if (tsc == state.msrs.end())
         lab::give_up("no TSC was saved");
     return tsc->value;
@@ -70,7 +70,7 @@ TEST_CASE("a preemption timer that moves without its deadline starts anew and fi
     });
     CHECK(lab::vmx::told_after_edit(scenario, lab::save(source), telling, without_deadline)
           == "0x10:0x1 0x10:0x2 0x23:0x34 0x27:0x3 HLT");
-    CHECK(lab::told_without(scenario, kvm::Step::nested_state, guests::port::phase, 2)
+    CHECK(lab::told_without(scenario, kvm::vcpu::Step::nested_state, guests::port::phase, 2)
           == "0x10:0x1 0x10:0x2 KVM exit reason 6"); // without EPT there is nothing where L2 looks
 }
 

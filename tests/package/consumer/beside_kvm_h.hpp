@@ -21,11 +21,11 @@ int main() {
     raw.format = KVM_STATE_NESTED_FORMAT_SVM;
     raw.flags = KVM_STATE_NESTED_GIF_SET;
 
-    const auto state = kvm::NestedState<kvm::Svm>::parse(
+    const auto state = kvm::nested::NestedState<kvm::nested::Svm>::parse(
         {reinterpret_cast<const std::byte*>(&raw), static_cast<std::size_t>(raw.size)});
     const bool right = entries[0].function == 1 && state
-                       && state->phase() == kvm::Phase::svm_outside_l2_gif_set
-                       && kvm::uapi::request::get_nested_state == KVM_GET_NESTED_STATE;
+                       && state->phase() == kvm::nested::Phase::svm_outside_l2_gif_set
+                       && kvm::nested::uapi::request::get_nested_state == KVM_GET_NESTED_STATE;
     std::free(cpuid);
     return right ? 0 : 1;
 }

@@ -8,8 +8,8 @@
 import kvm.nested.json;
 
 int main() {
-    const auto text = kvm::to_json(kvm::NestedState<kvm::Svm>::gif_clear());
-    const auto state = kvm::from_json(text);
+    const auto text = kvm::nested::to_json(kvm::nested::NestedState<kvm::nested::Svm>::gif_clear());
+    const auto state = kvm::nested::from_json(text);
     std::puts(text.c_str());
-    return state && state->phase() == kvm::Phase::svm_outside_l2_gif_clear ? 0 : 1;
+    return state && state->phase() == kvm::nested::Phase::svm_outside_l2_gif_clear ? 0 : 1;
 }

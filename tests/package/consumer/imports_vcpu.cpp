@@ -11,12 +11,12 @@ import kvm.vcpu;
 
 int main() {
     const std::byte nothing[16]{};
-    const auto parsed = kvm::parse_vcpu(nothing);
+    const auto parsed = kvm::vcpu::parse_vcpu(nothing);
     if (!parsed)
         std::puts(parsed.error().message().c_str());
-    const auto state = kvm::NestedState<kvm::Svm>::gif_clear();
-    return !parsed && state.phase() == kvm::Phase::svm_outside_l2_gif_clear
-                   && kvm::restore_order.back().step == kvm::Step::first_run
+    const auto state = kvm::nested::NestedState<kvm::nested::Svm>::gif_clear();
+    return !parsed && state.phase() == kvm::nested::Phase::svm_outside_l2_gif_clear
+                   && kvm::vcpu::restore_order.back().step == kvm::vcpu::Step::first_run
                ? 0
                : 1;
 }

@@ -8,14 +8,14 @@
 
 import kvm.nested;
 
-using kvm::Any;
-using kvm::Host;
-using kvm::NestedState;
-using kvm::NestedStateBuffer;
-using kvm::Svm;
-using kvm::Vcpu;
-using kvm::VcpuFd;
-using kvm::Vmx;
+using kvm::nested::Any;
+using kvm::nested::Host;
+using kvm::nested::NestedState;
+using kvm::nested::NestedStateBuffer;
+using kvm::nested::Svm;
+using kvm::nested::Vcpu;
+using kvm::nested::VcpuFd;
+using kvm::nested::Vmx;
 
 void vcpu(Host<Svm> host, int fd) {
 #ifdef vcpu_without_host
@@ -27,17 +27,17 @@ void vcpu(Host<Svm> host, int fd) {
     static_cast<void>(made);
 }
 
-std::expected<Host<Svm>, kvm::Error> host() {
+std::expected<Host<Svm>, kvm::nested::Error> host() {
 #ifdef host_made_up
     return Host<Svm>{};
 #else
-    return Host<Svm>::probe(kvm::SystemFd{3});
+    return Host<Svm>::probe(kvm::nested::SystemFd{3});
 #endif
 }
 
 void descriptor(Host<Svm> host, int fd) {
 #ifdef vm_descriptor
-    Vcpu<Svm> made{host, kvm::VmFd{fd}};
+    Vcpu<Svm> made{host, kvm::nested::VmFd{fd}};
 #else
     Vcpu<Svm> made{host, VcpuFd{fd}};
 #endif
@@ -99,7 +99,7 @@ void discard(Vcpu<Svm> vcpu, NestedState<Svm>& state) {
 #endif
 }
 
-auto accessor(const kvm::vmx::VmxonOnly& view) {
+auto accessor(const kvm::nested::vmx::VmxonOnly& view) {
 #ifdef vmcs12_of_vmxon_only
     return view.vmcs12_pa();
 #else
@@ -125,7 +125,7 @@ void unarmed() {
     static_cast<void>(state);
 }
 
-auto field(const kvm::vmx::CurrentVmcs& view) {
+auto field(const kvm::nested::vmx::CurrentVmcs& view) {
 #ifdef unknown_field
     return view.fields()["guest_ri"];
 #else
@@ -134,7 +134,7 @@ auto field(const kvm::vmx::CurrentVmcs& view) {
 }
 
 struct Throwing {
-    kvm::IoctlResult operator()(int, unsigned long, void*) const
+    kvm::nested::IoctlResult operator()(int, unsigned long, void*) const
 #ifndef throwing_seam
         noexcept
 #endif

@@ -40,10 +40,10 @@ const std::map<std::string, Bytes>& corpus() {
 
 TEST_CASE("every state of the corpus is a state that a vCPU can be in, and is its own canonical form") {
     REQUIRE(corpus().size() >= 20);
-    std::map<kvm::Phase, int> phases;
+    std::map<kvm::nested::Phase, int> phases;
     for (const auto& [name, bytes] : corpus()) {
         CAPTURE(name);
-        const auto state = kvm::NestedStateBuffer::parse(bytes);
+        const auto state = kvm::nested::NestedStateBuffer::parse(bytes);
         REQUIRE(state.has_value());
         CHECK(std::ranges::equal(state->bytes(), bytes));
         ++phases[state->phase()];
@@ -54,8 +54,9 @@ TEST_CASE("every state of the corpus is a state that a vCPU can be in, and is it
 TEST_CASE("to JSON and back is the identity for every state of the corpus") {
     for (const auto& [name, bytes] : corpus()) {
         CAPTURE(name);
-        for (const auto& options : {kvm::JsonOptions{}, kvm::JsonOptions{.zeros = true, .meanings = true}}) {
-            const auto state = kvm::from_json(kvm::to_json(bytes, options));
+        for (const auto& options :
+             {kvm::nested::JsonOptions{}, kvm::nested::JsonOptions{.zeros = true, .meanings = true}}) {
+            const auto state = kvm::nested::from_json(kvm::nested::to_json(bytes, options));
             REQUIRE(state.has_value());
             CHECK(std::ranges::equal(state->bytes(), bytes));
         }
@@ -67,7 +68,7 @@ TEST_CASE(
     for (const auto& [name, bytes] : corpus()) {
         CAPTURE(name);
         std::string text;
-        kvm::describe(bytes, [&](std::string_view piece) noexcept { text += piece; });
+        kvm::nested::describe(bytes, [&](std::string_view piece) noexcept { text += piece; });
         const bool means_something = !name.contains("distinct-values");
         CHECK(text.contains(" 0 bytes in reserved places") == !means_something);
         CHECK(text.contains("in reserved places") == !means_something);

@@ -18,8 +18,8 @@ import unit.support;
 
 namespace {
 
-using kvm::Difference;
-using kvm::DifferenceOptions;
+using kvm::nested::Difference;
+using kvm::nested::DifferenceOptions;
 using unit::Bytes;
 using unit::SvmBlob;
 using unit::VmxBlob;
@@ -27,7 +27,7 @@ using unit::VmxBlob;
 std::string text(const Bytes& a, const Bytes& b, const DifferenceOptions& options = {}) {
     std::string result;
     const auto count =
-        kvm::difference(a, b, [&](std::string_view piece) noexcept { result += piece; }, options);
+        kvm::nested::difference(a, b, [&](std::string_view piece) noexcept { result += piece; }, options);
     std::size_t lines = 0;
     for (const char c : result)
         lines += c == '\n';
@@ -36,13 +36,14 @@ std::string text(const Bytes& a, const Bytes& b, const DifferenceOptions& option
 }
 
 std::size_t count(const Bytes& a, const Bytes& b, const DifferenceOptions& options = {}) {
-    return kvm::difference(a, b, [](const Difference&) noexcept {}, options);
+    return kvm::nested::difference(a, b, [](const Difference&) noexcept {}, options);
 }
 
 Bytes changed(Bytes state, std::initializer_list<unit::Entry> entries) {
     const bool vmx = unit::take<std::uint16_t>(state, 2) == 0;
     for (const auto& entry : entries) {
-        const auto* field = vmx ? kvm::find_vmcs12_field(entry.field) : kvm::find_vmcb12_field(entry.field);
+        const auto* field =
+            vmx ? kvm::nested::find_vmcs12_field(entry.field) : kvm::nested::find_vmcb12_field(entry.field);
         std::memcpy(state.data() + 128 + field->offset, &entry.value, field->size);
     }
     return state;
@@ -92,13 +93,13 @@ TEST_CASE("there is a difference exactly if the states are not equivalent") {
         for (const auto& b : all) {
             CAPTURE(a.name);
             CAPTURE(b.name);
-            CHECK((count(a.bytes, b.bytes) == 0) == !kvm::first_difference(a.bytes, b.bytes));
+            CHECK((count(a.bytes, b.bytes) == 0) == !kvm::nested::first_difference(a.bytes, b.bytes));
         }
         for (std::size_t i = 0; i < a.bytes.size(); i += a.bytes.size() > 128 ? 37 : 1) {
             auto b = a.bytes;
             b[i] ^= std::byte{0x40};
             CAPTURE(i);
-            REQUIRE((count(a.bytes, b) == 0) == !kvm::first_difference(a.bytes, b));
+            REQUIRE((count(a.bytes, b) == 0) == !kvm::nested::first_difference(a.bytes, b));
             REQUIRE(count(a.bytes, b, {.ignored_too = true}) == 1);
         }
     }
@@ -131,9 +132,10 @@ TEST_CASE("what is cut off in the middle of a payload differs, without a field")
     auto a = unit::vmx_l2(), b = a;
     a.resize(1440);
     b.resize(1440);
-    CHECK(kvm::difference(a, b, [](const kvm::Difference&) noexcept {}) == 0);
+    CHECK(kvm::nested::difference(a, b, [](const kvm::nested::Difference&) noexcept {}) == 0);
     b[1000] ^= std::byte{1};
-    CHECK(kvm::difference(a, b, [](const kvm::Difference&) noexcept { FAIL_CHECK("no field is whole"); })
+    CHECK(kvm::nested::difference(
+              a, b, [](const kvm::nested::Difference&) noexcept { FAIL_CHECK("no field is whole"); })
           == 1);
 }
 
@@ -157,19 +159,20 @@ TEST_CASE("a receiver gets the field and the bytes of both") {
     const auto a = unit::svm_l2();
     const auto b = changed(a, {{"asid", 9}});
     std::size_t seen = 0;
-    const auto total = kvm::difference(a, b, [&](const Difference& what) noexcept {
+    const auto total = kvm::nested::difference(a, b, [&](const Difference& what) noexcept {
         ++seen;
-        CHECK(what.part == kvm::Part::vmcb);
-        CHECK(what.field == kvm::find_vmcb12_field("asid"));
+        CHECK(what.part == kvm::nested::Part::vmcb);
+        CHECK(what.field == kvm::nested::find_vmcb12_field("asid"));
         CHECK(unit::take<std::uint32_t>(what.a, 0) == 1);
         CHECK(unit::take<std::uint32_t>(what.b, 0) == 9);
     });
     CHECK(seen == 1);
     CHECK(total == 1);
-    const auto state = kvm::NestedState<kvm::Svm>::parse(a), other = kvm::NestedState<kvm::Svm>::parse(b);
+    const auto state = kvm::nested::NestedState<kvm::nested::Svm>::parse(a),
+               other = kvm::nested::NestedState<kvm::nested::Svm>::parse(b);
     REQUIRE((state.has_value() && other.has_value()));
     CHECK(difference(*state, *other, [](std::string_view) noexcept {}) == 1);
-    CHECK(difference(kvm::NestedStateBuffer{*state}, kvm::NestedStateBuffer{*state},
+    CHECK(difference(kvm::nested::NestedStateBuffer{*state}, kvm::nested::NestedStateBuffer{*state},
                      [](const Difference&) noexcept {})
           == 0);
 }

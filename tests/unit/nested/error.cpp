@@ -20,13 +20,13 @@ import unit.support;
 
 namespace {
 
-using kvm::classify;
-using kvm::Context;
-using kvm::DescriptorKind;
-using kvm::Effect;
-using kvm::Errc;
-using kvm::Error;
-using kvm::Operation;
+using kvm::nested::classify;
+using kvm::nested::Context;
+using kvm::nested::DescriptorKind;
+using kvm::nested::Effect;
+using kvm::nested::Errc;
+using kvm::nested::Error;
+using kvm::nested::Operation;
 using unit::Bytes;
 using unit::SvmBlob;
 using unit::VmxBlob;
@@ -185,7 +185,7 @@ TEST_CASE("an effect never contradicts what GET shows before and after") {
         for (const auto& attempted : samples) {
             if (before.vendor != attempted.vendor)
                 continue;
-            const auto endings = before.vendor == kvm::VendorId::vmx
+            const auto endings = before.vendor == kvm::nested::VendorId::vmx
                                      ? endings_on_vmx(before.bytes, attempted.bytes)
                                      : endings_on_svm(before.bytes, attempted.bytes);
             for (const auto& ending : endings) {
@@ -196,7 +196,7 @@ TEST_CASE("an effect never contradicts what GET shows before and after") {
                                             {.descriptor = DescriptorKind::vcpu,
                                              .attempted = attempted.bytes,
                                              .found = ending.after});
-                const bool same = !kvm::first_difference(before.bytes, ending.after).has_value();
+                const bool same = !kvm::nested::first_difference(before.bytes, ending.after).has_value();
                 if (error.effect == Effect::unchanged)
                     CHECK(same);
                 if (error.effect == Effect::nested_state_lost)
@@ -246,18 +246,18 @@ TEST_CASE("every cause has a name and a sentence of its own") {
     std::set<std::string_view> names, sentences;
     for (int i = 1; i <= last_errc; ++i) {
         const auto code = static_cast<Errc>(i);
-        CHECK(kvm::name(code) != "?");
-        CHECK(names.insert(kvm::name(code)).second);
-        CHECK(sentences.insert(kvm::description(code)).second);
+        CHECK(kvm::nested::name(code) != "?");
+        CHECK(names.insert(kvm::nested::name(code)).second);
+        CHECK(sentences.insert(kvm::nested::description(code)).second);
     }
     for (int i = 1; i <= last_operation; ++i)
-        CHECK(kvm::name(static_cast<Operation>(i)) != "?");
+        CHECK(kvm::nested::name(static_cast<Operation>(i)) != "?");
     for (const int unknown : {0, last_errc + 1, 255}) {
-        CHECK(kvm::name(static_cast<Errc>(unknown)) == "?");
-        CHECK_FALSE(kvm::description(static_cast<Errc>(unknown)).empty());
+        CHECK(kvm::nested::name(static_cast<Errc>(unknown)) == "?");
+        CHECK_FALSE(kvm::nested::description(static_cast<Errc>(unknown)).empty());
     }
-    CHECK(kvm::name(static_cast<Operation>(0)) == "?");
-    CHECK(kvm::name(static_cast<Effect>(9)) == "?");
+    CHECK(kvm::nested::name(static_cast<Operation>(0)) == "?");
+    CHECK(kvm::nested::name(static_cast<Effect>(9)) == "?");
 }
 
 TEST_CASE("a message says operation, cause, errno or result, effect and a next step, and is never cut") {
@@ -273,8 +273,8 @@ TEST_CASE("a message says operation, cause, errno or result, effect and a next s
                                   .detail = ~0ull};
                 const auto text = error.message();
                 longest = std::max(longest, text.view().size());
-                REQUIRE(text.view().starts_with(kvm::name(error.operation)));
-                REQUIRE(text.view().find(kvm::description(error.code)) != std::string_view::npos);
+                REQUIRE(text.view().starts_with(kvm::nested::name(error.operation)));
+                REQUIRE(text.view().find(kvm::nested::description(error.code)) != std::string_view::npos);
             }
     CHECK(longest < 384);
 
@@ -295,9 +295,9 @@ TEST_CASE("a message says operation, cause, errno or result, effect and a next s
 
 TEST_CASE("errors work as std::error_code") {
     const std::error_code code = Errc::refused;
-    CHECK(code.category() == kvm::error_category());
+    CHECK(code.category() == kvm::nested::error_category());
     CHECK(std::string_view{code.category().name()} == "kvm.nested");
-    CHECK(code.message() == kvm::description(Errc::refused));
+    CHECK(code.message() == kvm::nested::description(Errc::refused));
     CHECK(code == Errc::refused);
     CHECK(code != Errc::nesting_off);
     CHECK(code == std::errc::invalid_argument);
@@ -307,11 +307,12 @@ TEST_CASE("errors work as std::error_code") {
     CHECK(std::error_code{Errc::other_process_or_dead_vm} == std::errc::io_error);
     CHECK(std::error_code{Errc::bad_descriptor} == std::errc::bad_file_descriptor);
     CHECK(std::error_code{Errc::nesting_off} == std::errc::function_not_supported);
-    CHECK(std::error_code{Errc::entry_failed}.default_error_condition().category() == kvm::error_category());
+    CHECK(std::error_code{Errc::entry_failed}.default_error_condition().category()
+          == kvm::nested::error_category());
     for (int i = 1; i <= last_errc; ++i) {
         const auto errc = static_cast<Errc>(i);
         CHECK(std::error_code{errc}); // never mistaken for success
-        CHECK(std::error_code{errc}.message() == kvm::description(errc));
+        CHECK(std::error_code{errc}.message() == kvm::nested::description(errc));
     }
 }
 

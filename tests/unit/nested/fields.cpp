@@ -20,16 +20,16 @@ import unit.support;
 
 namespace {
 
-using kvm::Field;
-using kvm::FieldGroup;
-using kvm::MeaningKind;
-using kvm::OnSet;
-using kvm::VmcsWidth;
+using kvm::nested::Field;
+using kvm::nested::FieldGroup;
+using kvm::nested::MeaningKind;
+using kvm::nested::OnSet;
+using kvm::nested::VmcsWidth;
 using unit::Bytes;
 using unit::SvmBlob;
 using unit::VmxBlob;
 
-constexpr std::array tables = {kvm::vmcs12_fields, kvm::vmcb12_fields};
+constexpr std::array tables = {kvm::nested::vmcs12_fields, kvm::nested::vmcb12_fields};
 
 consteval bool leaves_no_gap(std::span<const Field> fields) {
     std::size_t end = 0;
@@ -40,28 +40,32 @@ consteval bool leaves_no_gap(std::span<const Field> fields) {
     }
     return end == 4096;
 }
-static_assert(leaves_no_gap(kvm::vmcs12_fields) && leaves_no_gap(kvm::vmcb12_fields));
+static_assert(leaves_no_gap(kvm::nested::vmcs12_fields) && leaves_no_gap(kvm::nested::vmcb12_fields));
 
 consteval bool numbers_are_aligned(std::span<const Field> fields) {
     return std::ranges::all_of(
         fields, [](const Field& field) { return !field.is_number() || field.offset % field.size == 0; });
 }
-static_assert(numbers_are_aligned(kvm::vmcs12_fields) && numbers_are_aligned(kvm::vmcb12_fields));
+static_assert(numbers_are_aligned(kvm::nested::vmcs12_fields)
+              && numbers_are_aligned(kvm::nested::vmcb12_fields));
 
 // Looked up at compile time, in each of the three ways. A wrong name in fields()["..."] does not compile.
-static_assert(kvm::find_vmcs12_field("guest_rip")->offset == 544);
-static_assert(kvm::find_vmcs12_field(0x681e)->name == "guest_rip");
-static_assert(kvm::find_vmcs12_field(0x2000)->name == "io_bitmap_a");
-static_assert(kvm::find_vmcs12_field(0x2001)->name == "io_bitmap_a"); // its high half
-static_assert(kvm::find_vmcs12_field(0x0000)->name == "virtual_processor_id");
-static_assert(kvm::find_vmcs12_field(0x681f) == nullptr); // natural width has no high half
-static_assert(kvm::find_vmcs12_field(kvm::no_encoding) == nullptr);
-static_assert(kvm::find_vmcs12_field("guest_ri") == nullptr && kvm::find_vmcs12_field("") == nullptr);
-static_assert(kvm::find_vmcb12_field("rip")->offset == 0x578);
-static_assert(kvm::find_vmcb12_field(0x578)->name == "rip" && kvm::find_vmcb12_field(0x57f)->name == "rip");
-static_assert(kvm::find_vmcb12_field(4096) == nullptr);
-static_assert(kvm::find_vmcb12_field("cs.attrib")->size == 2);
-static_assert(kvm::vmcs_width(0x0812) == VmcsWidth::bits_16 && kvm::vmcs_width(0x6820) == VmcsWidth::natural);
+static_assert(kvm::nested::find_vmcs12_field("guest_rip")->offset == 544);
+static_assert(kvm::nested::find_vmcs12_field(0x681e)->name == "guest_rip");
+static_assert(kvm::nested::find_vmcs12_field(0x2000)->name == "io_bitmap_a");
+static_assert(kvm::nested::find_vmcs12_field(0x2001)->name == "io_bitmap_a"); // its high half
+static_assert(kvm::nested::find_vmcs12_field(0x0000)->name == "virtual_processor_id");
+static_assert(kvm::nested::find_vmcs12_field(0x681f) == nullptr); // natural width has no high half
+static_assert(kvm::nested::find_vmcs12_field(kvm::nested::no_encoding) == nullptr);
+static_assert(kvm::nested::find_vmcs12_field("guest_ri") == nullptr
+              && kvm::nested::find_vmcs12_field("") == nullptr);
+static_assert(kvm::nested::find_vmcb12_field("rip")->offset == 0x578);
+static_assert(kvm::nested::find_vmcb12_field(0x578)->name == "rip"
+              && kvm::nested::find_vmcb12_field(0x57f)->name == "rip");
+static_assert(kvm::nested::find_vmcb12_field(4096) == nullptr);
+static_assert(kvm::nested::find_vmcb12_field("cs.attrib")->size == 2);
+static_assert(kvm::nested::vmcs_width(0x0812) == VmcsWidth::bits_16
+              && kvm::nested::vmcs_width(0x6820) == VmcsWidth::natural);
 
 struct Fact {
     std::string_view name;
@@ -71,8 +75,8 @@ struct Fact {
 };
 
 TEST_CASE("fields of a vmcs12 are where Linux 6.1 to 7.3 have them, under the encodings of the SDM") {
-    for (const auto& fact : {Fact{"hdr", 0, 4, kvm::no_encoding},
-                             Fact{"launch_state", 8, 4, kvm::no_encoding},
+    for (const auto& fact : {Fact{"hdr", 0, 4, kvm::nested::no_encoding},
+                             Fact{"launch_state", 8, 4, kvm::nested::no_encoding},
                              Fact{"ept_pointer", 120, 8, 0x201a},
                              Fact{"vmcs_link_pointer", 176, 8, 0x2800},
                              Fact{"pml_address", 312, 8, 0x200e},
@@ -92,7 +96,7 @@ TEST_CASE("fields of a vmcs12 are where Linux 6.1 to 7.3 have them, under the en
                              Fact{"guest_cs_selector", 966, 2, 0x0802},
                              Fact{"guest_pml_index", 996, 2, 0x0812}}) {
         CAPTURE(fact.name);
-        const auto* field = kvm::find_vmcs12_field(fact.name);
+        const auto* field = kvm::nested::find_vmcs12_field(fact.name);
         REQUIRE(field != nullptr);
         CHECK(field->offset == fact.offset);
         CHECK(field->size == fact.size);
@@ -104,12 +108,12 @@ TEST_CASE("a vmcs12 has 147 fields with an encoding, and as many of each width a
     std::array<std::size_t, 4> widths{};
     std::array<std::size_t, 7> groups{};
     std::size_t new_in_7 = 0;
-    for (const auto& field : kvm::vmcs12_fields) {
-        if (field.encoding == kvm::no_encoding)
+    for (const auto& field : kvm::nested::vmcs12_fields) {
+        if (field.encoding == kvm::nested::no_encoding)
             continue;
-        ++widths[static_cast<std::size_t>(kvm::vmcs_width(field.encoding))];
+        ++widths[static_cast<std::size_t>(kvm::nested::vmcs_width(field.encoding))];
         ++groups[static_cast<std::size_t>(field.group)];
-        new_in_7 += field.first_seen == kvm::FirstSeen::linux_7;
+        new_in_7 += field.first_seen == kvm::nested::FirstSeen::linux_7;
     }
     CHECK(widths == std::array<std::size_t, 4>{19, 37, 47, 44});
     CHECK(groups[static_cast<std::size_t>(FieldGroup::control)] == 45);
@@ -117,7 +121,7 @@ TEST_CASE("a vmcs12 has 147 fields with an encoding, and as many of each width a
     CHECK(groups[static_cast<std::size_t>(FieldGroup::l1_host)] == 26);
     CHECK(groups[static_cast<std::size_t>(FieldGroup::read_only)] == 11);
     CHECK(new_in_7 == 6); // CET
-    CHECK(kvm::vmcs12_fields.back().offset == 998);
+    CHECK(kvm::nested::vmcs12_fields.back().offset == 998);
 }
 
 TEST_CASE("fields of a VMCB are where the APM has them; L1's save area begins at 400h") {
@@ -133,13 +137,13 @@ TEST_CASE("fields of a VMCB are where the APM has them; L1's save area begins at
                              Fact{"cr2", 0x640, 8, 0},           Fact{"spec_ctrl", 0x6e0, 8, 0},
                              Fact{"tail", 0x6e8, 2328, 0}}) {
         CAPTURE(fact.name);
-        const auto* field = kvm::find_vmcb12_field(fact.name);
+        const auto* field = kvm::nested::find_vmcb12_field(fact.name);
         REQUIRE(field != nullptr);
         CHECK(field->offset == fact.offset);
         CHECK(field->size == fact.size);
-        CHECK(field->encoding == kvm::no_encoding);
+        CHECK(field->encoding == kvm::nested::no_encoding);
     }
-    for (const auto& field : kvm::vmcb12_fields) {
+    for (const auto& field : kvm::nested::vmcb12_fields) {
         CAPTURE(field.name);
         if (field.group == FieldGroup::reserved)
             continue;
@@ -154,43 +158,44 @@ TEST_CASE("names are unique, and each finds its own field") {
             CHECK(std::ranges::count(table, field.name, &Field::name) == 1);
             CHECK(!field.name.empty());
         }
-    for (const auto& field : kvm::vmcs12_fields)
-        CHECK(kvm::find_vmcs12_field(field.name) == &field);
-    for (const auto& field : kvm::vmcb12_fields) {
-        CHECK(kvm::find_vmcb12_field(field.name) == &field);
-        CHECK(kvm::find_vmcb12_field(std::size_t{field.offset}) == &field);
-        CHECK(kvm::find_vmcb12_field(field.end() - 1) == &field);
+    for (const auto& field : kvm::nested::vmcs12_fields)
+        CHECK(kvm::nested::find_vmcs12_field(field.name) == &field);
+    for (const auto& field : kvm::nested::vmcb12_fields) {
+        CHECK(kvm::nested::find_vmcb12_field(field.name) == &field);
+        CHECK(kvm::nested::find_vmcb12_field(std::size_t{field.offset}) == &field);
+        CHECK(kvm::nested::find_vmcb12_field(field.end() - 1) == &field);
     }
 }
 
 TEST_CASE("a table agrees with what comparing leaves out: what is ignored on SET is no difference") {
-    const auto is_ignored = [](kvm::VendorId vendor, std::size_t offset) {
-        return std::ranges::any_of(kvm::ignored_bytes(vendor), [offset](const kvm::IgnoredBytes& range) {
-            return range.begin <= 128 + offset && 128 + offset < range.end;
-        });
+    const auto is_ignored = [](kvm::nested::VendorId vendor, std::size_t offset) {
+        return std::ranges::any_of(kvm::nested::ignored_bytes(vendor),
+                                   [offset](const kvm::nested::IgnoredBytes& range) {
+                                       return range.begin <= 128 + offset && 128 + offset < range.end;
+                                   });
     };
-    for (const auto& field : kvm::vmcb12_fields) {
+    for (const auto& field : kvm::nested::vmcb12_fields) {
         CAPTURE(field.name);
         if (field.on_set == OnSet::ignores)
-            CHECK(is_ignored(kvm::VendorId::svm, field.offset));
+            CHECK(is_ignored(kvm::nested::VendorId::svm, field.offset));
         else if (field.name == "exit_code") // kept, and nothing depends on it
-            CHECK(is_ignored(kvm::VendorId::svm, field.offset));
+            CHECK(is_ignored(kvm::nested::VendorId::svm, field.offset));
     }
-    for (const auto& field : kvm::vmcs12_fields) {
+    for (const auto& field : kvm::nested::vmcs12_fields) {
         CAPTURE(field.name);
         if (field.on_set == OnSet::ignores || field.group == FieldGroup::read_only)
-            CHECK(is_ignored(kvm::VendorId::vmx, field.offset));
+            CHECK(is_ignored(kvm::nested::VendorId::vmx, field.offset));
         else if (field.name != "vmx_preemption_timer_value")
-            CHECK_FALSE(is_ignored(kvm::VendorId::vmx, field.offset));
+            CHECK_FALSE(is_ignored(kvm::nested::VendorId::vmx, field.offset));
     }
 }
 
 TEST_CASE("groups and what KVM does have names") {
     for (int i = 0; i <= static_cast<int>(FieldGroup::reserved); ++i)
-        CHECK(kvm::name(static_cast<FieldGroup>(i)) != "?");
-    CHECK(kvm::name(FieldGroup::l1_save) == "L1 save area");
-    CHECK(kvm::name(OnSet::checks_and_uses) == "checks and uses");
-    CHECK(kvm::name(static_cast<OnSet>(77)) == "?");
+        CHECK(kvm::nested::name(static_cast<FieldGroup>(i)) != "?");
+    CHECK(kvm::nested::name(FieldGroup::l1_save) == "L1 save area");
+    CHECK(kvm::nested::name(OnSet::checks_and_uses) == "checks and uses");
+    CHECK(kvm::nested::name(static_cast<OnSet>(77)) == "?");
 }
 
 /// A page in which every byte is another than its neighbours.
@@ -205,8 +210,8 @@ TEST_CASE("a view reads every field as the image does, from a page that need not
     const auto page = page_of_everything();
     Bytes moved(4097);
     std::ranges::copy(page, moved.begin() + 1);
-    const kvm::Vmcs12Fields fields{std::span{moved}.subspan<1, 4096>()};
-    kvm::Vmcs12 image;
+    const kvm::nested::Vmcs12Fields fields{std::span{moved}.subspan<1, 4096>()};
+    kvm::nested::Vmcs12 image;
     std::memcpy(&image, page.data(), sizeof image);
     CHECK(fields["hdr"] == image.hdr);
     CHECK(fields["guest_rip"] == image.guest_rip);
@@ -223,11 +228,11 @@ TEST_CASE("a view reads every field as the image does, from a page that need not
         CHECK(fields.bytes(*field).size() == field->size);
     }
     CHECK(std::distance(fields.begin(), fields.end())
-          == static_cast<std::ptrdiff_t>(kvm::vmcs12_fields.size()));
+          == static_cast<std::ptrdiff_t>(kvm::nested::vmcs12_fields.size()));
 
-    kvm::Vmcb12 vmcb;
+    kvm::nested::Vmcb12 vmcb;
     std::memcpy(&vmcb, page.data(), sizeof vmcb);
-    const kvm::Vmcb12Fields vmcb_fields{page};
+    const kvm::nested::Vmcb12Fields vmcb_fields{page};
     CHECK(vmcb_fields["intercepts[4]"] == vmcb.intercepts[4]);
     CHECK(vmcb_fields["asid"] == vmcb.asid);
     CHECK(vmcb_fields["tlb_ctl"] == vmcb.tlb_ctl);
@@ -241,35 +246,36 @@ TEST_CASE("a value is read at compile time, too") {
         std::array<std::byte, 4096> page{};
         page[544] = std::byte{0x34};
         page[545] = std::byte{0x12};
-        return kvm::Vmcs12Fields{page}["guest_rip"];
+        return kvm::nested::Vmcs12Fields{page}["guest_rip"];
     }();
     static_assert(rip == 0x1234);
 }
 
 TEST_CASE("the views of a phase lend its fields") {
-    const auto vmx = kvm::NestedState<kvm::Vmx>::parse(
+    const auto vmx = kvm::nested::NestedState<kvm::nested::Vmx>::parse(
         VmxBlob{.flags = 1, .vmxon_pa = 0x1000, .vmcs12_pa = 0x2000, .size = 8320}.bytes());
-    const auto svm =
-        kvm::NestedState<kvm::Svm>::parse(SvmBlob{.flags = 0x101, .vmcb12_pa = 0x3000, .size = 4224}.bytes());
+    const auto svm = kvm::nested::NestedState<kvm::nested::Svm>::parse(
+        SvmBlob{.flags = 0x101, .vmcb12_pa = 0x3000, .size = 4224}.bytes());
     REQUIRE(vmx.has_value());
     REQUIRE(svm.has_value());
     bool seen = false;
-    vmx->visit(kvm::overloaded{[&](const kvm::vmx::L2Active& l2) {
-                                   seen = true;
-                                   CHECK(l2.fields()["hdr"] == unit::revision);
-                                   CHECK(l2.fields().page().data() == l2.vmcs12().data());
-                                   REQUIRE(l2.shadow_fields().has_value());
-                                   CHECK(l2.shadow_fields()->page().data() == l2.shadow_vmcs12()->data());
-                               },
-                               [](const auto&) {}});
+    vmx->visit(kvm::nested::overloaded{[&](const kvm::nested::vmx::L2Active& l2) {
+                                           seen = true;
+                                           CHECK(l2.fields()["hdr"] == unit::revision);
+                                           CHECK(l2.fields().page().data() == l2.vmcs12().data());
+                                           REQUIRE(l2.shadow_fields().has_value());
+                                           CHECK(l2.shadow_fields()->page().data()
+                                                 == l2.shadow_vmcs12()->data());
+                                       },
+                                       [](const auto&) {}});
     CHECK(seen);
     seen = false;
-    svm->visit(kvm::overloaded{[&](const kvm::svm::L2Active& l2) {
-                                   seen = true;
-                                   CHECK(l2.fields()["rip"]
-                                         == unit::take<std::uint64_t>(svm->bytes(), 128 + 0x578));
-                               },
-                               [](const auto&) {}});
+    svm->visit(kvm::nested::overloaded{[&](const kvm::nested::svm::L2Active& l2) {
+                                           seen = true;
+                                           CHECK(l2.fields()["rip"]
+                                                 == unit::take<std::uint64_t>(svm->bytes(), 128 + 0x578));
+                                       },
+                                       [](const auto&) {}});
     CHECK(seen);
 }
 

@@ -7,6 +7,6 @@
 
 import kvm.nested;
 
-std::string formatted(const kvm::NestedStateBuffer& state) {
+std::string formatted(const kvm::nested::NestedStateBuffer& state) {
     return std::format("{}", state);
 }

@@ -14,18 +14,18 @@ import unit.support;
 
 namespace {
 
-using kvm::Any;
-using kvm::Errc;
-using kvm::Host;
-using kvm::IoctlResult;
-using kvm::Svm;
-using kvm::SystemFd;
-using kvm::VendorId;
-using kvm::Vmx;
+using kvm::nested::Any;
+using kvm::nested::Errc;
+using kvm::nested::Host;
+using kvm::nested::IoctlResult;
+using kvm::nested::Svm;
+using kvm::nested::SystemFd;
+using kvm::nested::VendorId;
+using kvm::nested::Vmx;
 using unit::FakeKvm;
 
 template <class V>
-std::optional<kvm::Error> probe(FakeKvm& kernel, int fd = unit::system_fd) {
+std::optional<kvm::nested::Error> probe(FakeKvm& kernel, int fd = unit::system_fd) {
     const auto host = Host<V>::probe(SystemFd{fd}, kernel);
     return host ? std::nullopt : std::optional{host.error()};
 }
@@ -40,8 +40,8 @@ Errc refusal(FakeKvm kernel, int fd = unit::system_fd) {
     REQUIRE(svm.has_value());
     CHECK(*any == *vmx);
     CHECK(*any == *svm);
-    CHECK(any->operation == kvm::Operation::probe);
-    CHECK(any->effect == kvm::Effect::unchanged);
+    CHECK(any->operation == kvm::nested::Operation::probe);
+    CHECK(any->effect == kvm::nested::Effect::unchanged);
     return any->code;
 }
 
@@ -154,13 +154,13 @@ TEST_CASE("without a seam the system call answers") {
 
 TEST_CASE("a descriptor is told by what it answers") {
     FakeKvm kernel;
-    using enum kvm::DescriptorKind;
-    CHECK(kvm::descriptor_kind(kernel, unit::system_fd) == system);
-    CHECK(kvm::descriptor_kind(kernel, unit::vm_fd) == vm);
-    CHECK(kvm::descriptor_kind(kernel, unit::vcpu_fd) == vcpu);
-    CHECK(kvm::descriptor_kind(kernel, unit::file_fd) == not_kvm);
-    CHECK(kvm::descriptor_kind(kernel, unit::closed_fd) == not_open);
-    CHECK(kvm::descriptor_kind(kernel, unit::foreign_fd) == unknown);
+    using enum kvm::nested::DescriptorKind;
+    CHECK(kvm::nested::descriptor_kind(kernel, unit::system_fd) == system);
+    CHECK(kvm::nested::descriptor_kind(kernel, unit::vm_fd) == vm);
+    CHECK(kvm::nested::descriptor_kind(kernel, unit::vcpu_fd) == vcpu);
+    CHECK(kvm::nested::descriptor_kind(kernel, unit::file_fd) == not_kvm);
+    CHECK(kvm::nested::descriptor_kind(kernel, unit::closed_fd) == not_open);
+    CHECK(kvm::nested::descriptor_kind(kernel, unit::foreign_fd) == unknown);
 }
 
 } // namespace

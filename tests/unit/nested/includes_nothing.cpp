@@ -6,38 +6,40 @@ import kvm.nested;
 namespace {
 
 template <class V, class Ioctl>
-bool use(const kvm::Vcpu<V, Ioctl>& vcpu) {
+bool use(const kvm::nested::Vcpu<V, Ioctl>& vcpu) {
     auto state = vcpu.nested_state();
     if (!state || !vcpu.nested_state(*state) || !vcpu.set_nested_state(*state) || !vcpu.clear_nested_state()
         || !vcpu.verify_nested_state(*state))
         return false;
-    using State = typename kvm::Vcpu<V, Ioctl>::State;
+    using State = typename kvm::nested::Vcpu<V, Ioctl>::State;
     const auto parsed = State::parse(state->bytes());
     const auto prefix = State::parse_prefix(state->bytes());
     if (!parsed || !prefix || prefix->consumed == 0 || parsed.error() == prefix.error())
         return false;
     return *parsed == *state && equivalent(*parsed, *state) && *parsed != State{}
            && !summary(*state).view().empty()
-           && state->visit(kvm::overloaded{[](const kvm::vmx::L2Active& l2) { return l2.run_pending(); },
-                                           [](const auto&) { return true; }});
+           && state->visit(
+               kvm::nested::overloaded{[](const kvm::nested::vmx::L2Active& l2) { return l2.run_pending(); },
+                                       [](const auto&) { return true; }});
 }
 
 } // namespace
 
 template <class V>
 bool use_host(int system, int vcpu) {
-    const auto host = kvm::Host<V>::probe(kvm::SystemFd{system});
-    return host && use(kvm::Vcpu{*host, kvm::VcpuFd{vcpu}})
-           && use(kvm::Vcpu{*host, kvm::VcpuFd{vcpu}, kvm::IoctlRef{kvm::system_call}});
+    const auto host = kvm::nested::Host<V>::probe(kvm::nested::SystemFd{system});
+    return host && use(kvm::nested::Vcpu{*host, kvm::nested::VcpuFd{vcpu}})
+           && use(kvm::nested::Vcpu{*host, kvm::nested::VcpuFd{vcpu},
+                                    kvm::nested::IoctlRef{kvm::nested::system_call}});
 }
-template bool use_host<kvm::Vmx>(int, int);
-template bool use_host<kvm::Svm>(int, int);
-template bool use_host<kvm::Any>(int, int);
+template bool use_host<kvm::nested::Vmx>(int, int);
+template bool use_host<kvm::nested::Svm>(int, int);
+template bool use_host<kvm::nested::Any>(int, int);
 
-bool use_buffer(const kvm::NestedStateBuffer& buffer) {
-    const auto vmx = buffer.to<kvm::Vmx>();
-    const auto svm = buffer.to<kvm::Svm>();
-    return vmx && svm && kvm::NestedStateBuffer{*vmx} == kvm::NestedStateBuffer{*svm};
+bool use_buffer(const kvm::nested::NestedStateBuffer& buffer) {
+    const auto vmx = buffer.to<kvm::nested::Vmx>();
+    const auto svm = buffer.to<kvm::nested::Svm>();
+    return vmx && svm && kvm::nested::NestedStateBuffer{*vmx} == kvm::nested::NestedStateBuffer{*svm};
 }
 
 /// The text goes wherever the caller wants it, the caller's own types included.
@@ -45,7 +47,8 @@ struct Line {
     char text[160];
     unsigned length;
 };
-unsigned use_report(const kvm::NestedState<kvm::Vmx>& vmx, const kvm::NestedStateBuffer& buffer) {
+unsigned use_report(const kvm::nested::NestedState<kvm::nested::Vmx>& vmx,
+                    const kvm::nested::NestedStateBuffer& buffer) {
     Line line{};
     const auto sink = [&line](auto piece) noexcept {
         for (const char c : piece)
@@ -53,14 +56,14 @@ unsigned use_report(const kvm::NestedState<kvm::Vmx>& vmx, const kvm::NestedStat
                 line.text[line.length++] = c;
     };
     describe(vmx, sink);
-    describe(buffer, sink, {.fields = kvm::FieldsShown::all, .redact = true});
+    describe(buffer, sink, {.fields = kvm::nested::FieldsShown::all, .redact = true});
     unsigned pages = 0;
-    guest_ranges(vmx, [&pages](const kvm::GuestRange& range) noexcept {
+    guest_ranges(vmx, [&pages](const kvm::nested::GuestRange& range) noexcept {
         pages += static_cast<unsigned>(range.pages());
     });
-    const auto rip =
-        vmx.visit(kvm::overloaded{[](const kvm::vmx::L2Active& l2) { return l2.fields()["guest_rip"]; },
-                                  [](const auto&) { return decltype(kvm::uapi::no_address){}; }});
+    const auto rip = vmx.visit(
+        kvm::nested::overloaded{[](const kvm::nested::vmx::L2Active& l2) { return l2.fields()["guest_rip"]; },
+                                [](const auto&) { return decltype(kvm::nested::uapi::no_address){}; }});
     return line.length + pages + (rip == 0)
-           + static_cast<unsigned>(difference(vmx, vmx, [](const kvm::Difference&) noexcept {}));
+           + static_cast<unsigned>(difference(vmx, vmx, [](const kvm::nested::Difference&) noexcept {}));
 }

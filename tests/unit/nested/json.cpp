@@ -21,21 +21,21 @@ import kvm.nested.json;
 
 namespace {
 
-using kvm::from_json;
-using kvm::to_json;
-using Cause = kvm::JsonError::Cause;
+using kvm::nested::from_json;
+using kvm::nested::to_json;
+using Cause = kvm::nested::JsonError::Cause;
 using unit::Bytes;
 using unit::SvmBlob;
 using unit::VmxBlob;
 
 Bytes canonical(const Bytes& bytes) {
-    const auto state = kvm::NestedStateBuffer::parse(bytes);
+    const auto state = kvm::nested::NestedStateBuffer::parse(bytes);
     REQUIRE(state.has_value());
     return Bytes(state->bytes().begin(), state->bytes().end());
 }
 
 /// The bytes that come back; none if none do.
-Bytes there_and_back(const Bytes& bytes, const kvm::JsonOptions& options = {}) {
+Bytes there_and_back(const Bytes& bytes, const kvm::nested::JsonOptions& options = {}) {
     const auto state = from_json(to_json(bytes, options));
     if (!state) {
         MESSAGE(state.error().message());
@@ -111,7 +111,7 @@ TEST_CASE("to JSON and back is the identity for generated states") {
     std::vector<Bytes> shapes;
     for (const auto& sample : unit::samples()) {
         shapes.push_back(canonical(sample.bytes));
-        const bool has_revision = sample.vendor == kvm::VendorId::vmx && shapes.back().size() > 128;
+        const bool has_revision = sample.vendor == kvm::nested::VendorId::vmx && shapes.back().size() > 128;
         std::fill(shapes.back().begin() + 128, shapes.back().end(), std::byte{0});
         if (has_revision)
             unit::put(shapes.back(), 128, unit::revision);
@@ -132,7 +132,7 @@ TEST_CASE("a person may write decimal, hexadecimal, numbers, any order, and leav
         "virtual_processor_id": "7", "guest_cr0": {"value": "0x11", "meaning": "whatever"}},
         "header": {"flags": 1, "hdr.vmx.vmxon_pa": "0x1000", "hdr.vmx.vmcs12_pa": "8192"}, "vendor": "VMX"})");
     REQUIRE(state.has_value());
-    CHECK(state->phase() == kvm::Phase::vmx_l2_active);
+    CHECK(state->phase() == kvm::nested::Phase::vmx_l2_active);
     const auto expected = unit::with_fields(
         VmxBlob{.flags = 1, .vmxon_pa = 0x1000, .vmcs12_pa = 0x2000, .size = 4224},
         {{"guest_rip", 0x1234}, {"host_rip", 0x1f}, {"virtual_processor_id", 7}, {"guest_cr0", 0x11}});
@@ -140,8 +140,8 @@ TEST_CASE("a person may write decimal, hexadecimal, numbers, any order, and leav
     CHECK(bytes[128 + 13] == std::byte{1});
     bytes[128 + 13] = std::byte{0};
     CHECK(bytes == expected);
-    CHECK(from_json(R"({"vendor": "VMX"})")->phase() == kvm::Phase::vmx_off);
-    CHECK(from_json(R"({"vendor": "SVM"})")->phase() == kvm::Phase::svm_outside_l2_gif_clear);
+    CHECK(from_json(R"({"vendor": "VMX"})")->phase() == kvm::nested::Phase::vmx_off);
+    CHECK(from_json(R"({"vendor": "SVM"})")->phase() == kvm::nested::Phase::svm_outside_l2_gif_clear);
 }
 
 struct Wrong {
@@ -201,7 +201,7 @@ TEST_CASE("what is wrong with a text is told with its place") {
     }
     const auto refused = from_json(R"({"vendor": "SVM", "header": {"flags": 1}})");
     REQUIRE_FALSE(refused.has_value());
-    CHECK(refused.error().refused.value().code == kvm::Errc::payload_missing);
+    CHECK(refused.error().refused.value().code == kvm::nested::Errc::payload_missing);
     const auto syntax = from_json(R"({"vendor": "VMX", )");
     REQUIRE_FALSE(syntax.has_value());
     CHECK(syntax.error().offset >= 17);

@@ -15,35 +15,35 @@ import kvm.nested;
 
 namespace {
 
-using kvm::Any;
-using kvm::Error;
-using kvm::Host;
-using kvm::NestedState;
-using kvm::NestedStateBuffer;
-using kvm::Phase;
-using kvm::Svm;
-using kvm::Vcpu;
-using kvm::Vmx;
+using kvm::nested::Any;
+using kvm::nested::Error;
+using kvm::nested::Host;
+using kvm::nested::NestedState;
+using kvm::nested::NestedStateBuffer;
+using kvm::nested::Phase;
+using kvm::nested::Svm;
+using kvm::nested::Vcpu;
+using kvm::nested::Vmx;
 
 // The numbers of the kernel's ABI, once more and by hand.
-static_assert(kvm::uapi::request::get_nested_state == 0xc080aebe);
-static_assert(kvm::uapi::request::set_nested_state == 0x4080aebf);
-static_assert(kvm::uapi::request::check_extension == 0xae03);
-static_assert(kvm::uapi::request::get_api_version == 0xae00);
-static_assert(kvm::uapi::request::get_supported_cpuid == 0xc008ae05);
-static_assert(kvm::uapi::request::get_tsc_khz == 0xaea3);
-static_assert(kvm::uapi::cap_nested_state == 157);
-static_assert(kvm::uapi::state_flag::known == 0x010f);
-static_assert(kvm::uapi::smm_flag::known == 0x3 && kvm::uapi::vmx_flag::known == 0x1);
-static_assert(kvm::uapi::vmcs12_revision == 0x11e57ed0 && kvm::uapi::vmcs12_size == 998);
+static_assert(kvm::nested::uapi::request::get_nested_state == 0xc080aebe);
+static_assert(kvm::nested::uapi::request::set_nested_state == 0x4080aebf);
+static_assert(kvm::nested::uapi::request::check_extension == 0xae03);
+static_assert(kvm::nested::uapi::request::get_api_version == 0xae00);
+static_assert(kvm::nested::uapi::request::get_supported_cpuid == 0xc008ae05);
+static_assert(kvm::nested::uapi::request::get_tsc_khz == 0xaea3);
+static_assert(kvm::nested::uapi::cap_nested_state == 157);
+static_assert(kvm::nested::uapi::state_flag::known == 0x010f);
+static_assert(kvm::nested::uapi::smm_flag::known == 0x3 && kvm::nested::uapi::vmx_flag::known == 0x1);
+static_assert(kvm::nested::uapi::vmcs12_revision == 0x11e57ed0 && kvm::nested::uapi::vmcs12_size == 998);
 
-static_assert(offsetof(kvm::uapi::VmxHeader, vmxon_pa) == 8 - 8);
-static_assert(offsetof(kvm::uapi::VmxHeader, vmcs12_pa) == 16 - 8);
-static_assert(offsetof(kvm::uapi::VmxHeader, smm_flags) == 24 - 8);
-static_assert(offsetof(kvm::uapi::VmxHeader, flags) == 28 - 8);
-static_assert(offsetof(kvm::uapi::VmxHeader, preemption_timer_deadline) == 32 - 8);
-static_assert(offsetof(kvm::uapi::SvmHeader, vmcb12_pa) == 8 - 8);
-static_assert(offsetof(kvm::uapi::SvmHeader, gpat) == 16 - 8);
+static_assert(offsetof(kvm::nested::uapi::VmxHeader, vmxon_pa) == 8 - 8);
+static_assert(offsetof(kvm::nested::uapi::VmxHeader, vmcs12_pa) == 16 - 8);
+static_assert(offsetof(kvm::nested::uapi::VmxHeader, smm_flags) == 24 - 8);
+static_assert(offsetof(kvm::nested::uapi::VmxHeader, flags) == 28 - 8);
+static_assert(offsetof(kvm::nested::uapi::VmxHeader, preemption_timer_deadline) == 32 - 8);
+static_assert(offsetof(kvm::nested::uapi::SvmHeader, vmcb12_pa) == 8 - 8);
+static_assert(offsetof(kvm::nested::uapi::SvmHeader, gpat) == 16 - 8);
 
 // The objects are exactly as large as what the kernel may write, and nothing precedes the state in them.
 static_assert(sizeof(NestedState<Vmx>) == 8320 && sizeof(NestedState<Svm>) == 4224);
@@ -66,26 +66,27 @@ static_assert(std::is_empty_v<Host<Vmx>> && std::is_empty_v<Host<Svm>>);
 // A Host comes from probe() alone.
 static_assert(!std::is_default_constructible_v<Host<Vmx>> && !std::is_default_constructible_v<Host<Svm>>
               && !std::is_default_constructible_v<Host<Any>>);
-static_assert(!std::is_constructible_v<Host<Any>, kvm::VendorId>);
+static_assert(!std::is_constructible_v<Host<Any>, kvm::nested::VendorId>);
 static_assert(!std::is_constructible_v<Host<Vmx>, Host<Svm>>
               && !std::is_constructible_v<Host<Vmx>, Host<Any>>);
 static_assert(std::is_convertible_v<Host<Vmx>, Host<Any>>);
 
 // A Vcpu needs the proof of its vendor, and a vCPU's descriptor.
-static_assert(std::is_constructible_v<Vcpu<Svm>, Host<Svm>, kvm::VcpuFd>);
+static_assert(std::is_constructible_v<Vcpu<Svm>, Host<Svm>, kvm::nested::VcpuFd>);
 static_assert(!std::is_default_constructible_v<Vcpu<Svm>>);
-static_assert(!std::is_constructible_v<Vcpu<Svm>, kvm::VcpuFd>);
-static_assert(!std::is_constructible_v<Vcpu<Svm>, Host<Vmx>, kvm::VcpuFd>);
-static_assert(!std::is_constructible_v<Vcpu<Svm>, Host<Any>, kvm::VcpuFd>);
-static_assert(!std::is_constructible_v<Vcpu<Svm>, Host<Svm>, kvm::VmFd>);
-static_assert(!std::is_constructible_v<Vcpu<Svm>, Host<Svm>, kvm::SystemFd>);
+static_assert(!std::is_constructible_v<Vcpu<Svm>, kvm::nested::VcpuFd>);
+static_assert(!std::is_constructible_v<Vcpu<Svm>, Host<Vmx>, kvm::nested::VcpuFd>);
+static_assert(!std::is_constructible_v<Vcpu<Svm>, Host<Any>, kvm::nested::VcpuFd>);
+static_assert(!std::is_constructible_v<Vcpu<Svm>, Host<Svm>, kvm::nested::VmFd>);
+static_assert(!std::is_constructible_v<Vcpu<Svm>, Host<Svm>, kvm::nested::SystemFd>);
 static_assert(!std::is_constructible_v<Vcpu<Svm>, Host<Svm>, int>);
-static_assert(std::is_constructible_v<Vcpu<Any>, Host<Any>, kvm::VcpuFd>);
-static_assert(std::is_constructible_v<Vcpu<Any>, Host<Svm>, kvm::VcpuFd>);
+static_assert(std::is_constructible_v<Vcpu<Any>, Host<Any>, kvm::nested::VcpuFd>);
+static_assert(std::is_constructible_v<Vcpu<Any>, Host<Svm>, kvm::nested::VcpuFd>);
 
 // A descriptor is never converted by accident.
-static_assert(!std::is_convertible_v<int, kvm::VcpuFd> && !std::is_convertible_v<kvm::VmFd, kvm::VcpuFd>
-              && !std::is_constructible_v<kvm::VcpuFd, kvm::VmFd>);
+static_assert(!std::is_convertible_v<int, kvm::nested::VcpuFd>
+              && !std::is_convertible_v<kvm::nested::VmFd, kvm::nested::VcpuFd>
+              && !std::is_constructible_v<kvm::nested::VcpuFd, kvm::nested::VmFd>);
 
 // States and buffers.
 static_assert(std::same_as<Vcpu<Vmx>::State, NestedState<Vmx>>);
@@ -120,38 +121,46 @@ static_assert(LendsHeader<const NestedStateBuffer&> && !LendsHeader<NestedStateB
 
 // All of this at compile time.
 static_assert(NestedState<Svm>::gif_clear().flags() == 0);
-static_assert(NestedState<Svm>{}.flags() == kvm::uapi::state_flag::gif_set);
+static_assert(NestedState<Svm>{}.flags() == kvm::nested::uapi::state_flag::gif_set);
 static_assert(NestedState<Vmx>{}.flags() == 0);
-static_assert(*kvm::phase_of(kvm::VmxFacts{.size = 128}) == Phase::vmx_off);
-static_assert(*kvm::phase_of(kvm::VmxFacts{.flags = 1, .vmxon_pa = 0x1000, .vmcs12_pa = 0x2000, .size = 4224})
+static_assert(*kvm::nested::phase_of(kvm::nested::VmxFacts{.size = 128}) == Phase::vmx_off);
+static_assert(*kvm::nested::phase_of(kvm::nested::VmxFacts{
+                  .flags = 1, .vmxon_pa = 0x1000, .vmcs12_pa = 0x2000, .size = 4224})
               == Phase::vmx_l2_active);
-static_assert(kvm::phase_of(kvm::VmxFacts{.vmxon_pa = 0x1000, .vmcs12_pa = 0x1000, .size = 4224}).error().code
-              == kvm::Errc::bad_vmcs12_address);
-static_assert(*kvm::phase_of(kvm::SvmFacts{.flags = 0x101, .size = 4224}) == Phase::svm_l2_active);
+static_assert(kvm::nested::phase_of(kvm::nested::VmxFacts{
+                                        .vmxon_pa = 0x1000, .vmcs12_pa = 0x1000, .size = 4224})
+                  .error()
+                  .code
+              == kvm::nested::Errc::bad_vmcs12_address);
+static_assert(*kvm::nested::phase_of(kvm::nested::SvmFacts{.flags = 0x101, .size = 4224})
+              == Phase::svm_l2_active);
 static_assert(NestedStateBuffer{}.is_empty() && !NestedStateBuffer{}.vendor()
               && !NestedStateBuffer{}.format());
-static_assert(NestedStateBuffer::not_in_nested_operation(kvm::VendorId::vmx).vendor() == kvm::VendorId::vmx);
-static_assert(kvm::name(kvm::VendorId::svm) == "SVM" && kvm::capacity(kvm::VendorId::vmx) == 8320);
+static_assert(NestedStateBuffer::not_in_nested_operation(kvm::nested::VendorId::vmx).vendor()
+              == kvm::nested::VendorId::vmx);
+static_assert(kvm::nested::name(kvm::nested::VendorId::svm) == "SVM"
+              && kvm::nested::capacity(kvm::nested::VendorId::vmx) == 8320);
 
 // Errors say so at compile time, too: every call that can fail is [[nodiscard]] by the type it returns.
-static_assert(std::is_error_code_enum_v<kvm::Errc>);
+static_assert(std::is_error_code_enum_v<kvm::nested::Errc>);
 
 // Nothing that can run on a failing path throws.
 template <class V>
-concept NothrowCalls = requires(const Vcpu<V>& vcpu, typename Vcpu<V>::State& state, kvm::SystemFd system) {
-    { Host<V>::probe(system) } noexcept;
-    { vcpu.nested_state() } noexcept;
-    { vcpu.nested_state(state) } noexcept;
-    { vcpu.set_nested_state(state) } noexcept;
-    { vcpu.clear_nested_state() } noexcept;
-    { vcpu.verify_nested_state(state) } noexcept;
-    { Vcpu<V>::State::parse(std::span<const std::byte>{}) } noexcept;
-    { Vcpu<V>::State::parse_prefix(std::span<const std::byte>{}) } noexcept;
-    { state.bytes() } noexcept;
-    { state.phase() } noexcept;
-    { summary(state) } noexcept;
-    { equivalent(state, state) } noexcept;
-};
+concept NothrowCalls =
+    requires(const Vcpu<V>& vcpu, typename Vcpu<V>::State& state, kvm::nested::SystemFd system) {
+        { Host<V>::probe(system) } noexcept;
+        { vcpu.nested_state() } noexcept;
+        { vcpu.nested_state(state) } noexcept;
+        { vcpu.set_nested_state(state) } noexcept;
+        { vcpu.clear_nested_state() } noexcept;
+        { vcpu.verify_nested_state(state) } noexcept;
+        { Vcpu<V>::State::parse(std::span<const std::byte>{}) } noexcept;
+        { Vcpu<V>::State::parse_prefix(std::span<const std::byte>{}) } noexcept;
+        { state.bytes() } noexcept;
+        { state.phase() } noexcept;
+        { summary(state) } noexcept;
+        { equivalent(state, state) } noexcept;
+    };
 static_assert(NothrowCalls<Vmx> && NothrowCalls<Svm> && NothrowCalls<Any>);
 
 } // namespace

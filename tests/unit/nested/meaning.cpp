@@ -16,11 +16,11 @@ import unit.support;
 
 namespace {
 
-using kvm::BitsForm;
-using kvm::Field;
-using kvm::Meaning;
-using kvm::MeaningKind;
-namespace meaning = kvm::meaning;
+using kvm::nested::BitsForm;
+using kvm::nested::Field;
+using kvm::nested::Meaning;
+using kvm::nested::MeaningKind;
+namespace meaning = kvm::nested::meaning;
 
 consteval bool bits_are_apart(const Meaning& what, unsigned width) {
     std::uint64_t seen = what.always_ones;
@@ -45,9 +45,9 @@ consteval bool tables_are_sound(std::span<const Field> fields) {
     }
     return true;
 }
-static_assert(tables_are_sound(kvm::vmcs12_fields) && tables_are_sound(kvm::vmcb12_fields));
+static_assert(tables_are_sound(kvm::nested::vmcs12_fields) && tables_are_sound(kvm::nested::vmcb12_fields));
 
-consteval bool values_rise(std::span<const kvm::NamedValue> values) {
+consteval bool values_rise(std::span<const kvm::nested::NamedValue> values) {
     return std::ranges::is_sorted(values, [](const auto& a, const auto& b) {
         return std::max(a.value, a.last) < std::max(b.value, b.last);
     });
@@ -88,16 +88,16 @@ static_assert(bit(meaning::cr0, "no such bit") == 0);
 // The reserved bits that are 1, next to the named ones that were (Intel SDM Vol. 3 appendix A: what may not
 // be 0 without the TRUE capability MSRs).
 constexpr bool is_known(const Meaning& what, std::uint64_t value) {
-    return kvm::undefined_bits(what, value) == 0;
+    return kvm::nested::undefined_bits(what, value) == 0;
 }
 static_assert(is_known(meaning::pin_based, 0x16) && is_known(meaning::cpu_based, 0x0401'e172));
 static_assert(is_known(meaning::exit_controls, 0x0003'6dff) && is_known(meaning::entry_controls, 0x11ff));
 static_assert(is_known(meaning::rflags, 0x2) && is_known(meaning::dr6, 0xffff'0ff0)
               && is_known(meaning::dr7, 0x400));
-static_assert(kvm::undefined_bits(meaning::pin_based, 0x1'0016) == 0x1'0000);
-static_assert(kvm::undefined_bits(meaning::rflags, 0x8002) == 0x8000);
+static_assert(kvm::nested::undefined_bits(meaning::pin_based, 0x1'0016) == 0x1'0000);
+static_assert(kvm::nested::undefined_bits(meaning::rflags, 0x8002) == 0x8000);
 
-constexpr std::string_view named(std::span<const kvm::NamedValue> values, std::uint64_t value) {
+constexpr std::string_view named(std::span<const kvm::nested::NamedValue> values, std::uint64_t value) {
     const auto found = find(values, value);
     return found ? found->name : "";
 }
@@ -130,8 +130,8 @@ TEST_CASE("parts of a value are taken out of their place") {
     static_assert(vector.has_value() && vector->of(0x8000'0b0e) == 14);
     constexpr auto root = find(meaning::ept_pointer, "root");
     static_assert(root.has_value() && (root->mask() & 0x12'3456'705e) == 0x12'3456'7000);
-    static_assert(kvm::NamedBits{0, 63, ""}.mask() == ~0ull
-                  && kvm::NamedBits{63, 63, ""}.mask() == 1ull << 63);
+    static_assert(kvm::nested::NamedBits{0, 63, ""}.mask() == ~0ull
+                  && kvm::nested::NamedBits{63, 63, ""}.mask() == 1ull << 63);
 }
 
 } // namespace

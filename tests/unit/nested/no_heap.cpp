@@ -38,38 +38,40 @@ namespace {
 
 /// A kernel of either vendor that holds one state, and fails on demand.
 struct Kernel {
-    kvm::VendorId vendor;
-    kvm::IoctlResult get{0, 0}, set{0, 0};
+    kvm::nested::VendorId vendor;
+    kvm::nested::IoctlResult get{0, 0}, set{0, 0};
     alignas(8) std::byte held[8320]{};
 
-    explicit Kernel(kvm::VendorId id) : vendor{id} {
-        hold(kvm::NestedStateBuffer::not_in_nested_operation(id));
+    explicit Kernel(kvm::nested::VendorId id) : vendor{id} {
+        hold(kvm::nested::NestedStateBuffer::not_in_nested_operation(id));
     }
-    void hold(const kvm::NestedStateBuffer& state) { std::memcpy(held, state.bytes().data(), state.size()); }
+    void hold(const kvm::nested::NestedStateBuffer& state) {
+        std::memcpy(held, state.bytes().data(), state.size());
+    }
 
-    kvm::IoctlResult operator()(int, unsigned long request, void* argument) noexcept {
+    kvm::nested::IoctlResult operator()(int, unsigned long request, void* argument) noexcept {
         switch (request) {
-        case kvm::uapi::request::check_extension:
-            return {static_cast<int>(kvm::capacity(vendor)), 0};
-        case kvm::uapi::request::get_supported_cpuid: {
+        case kvm::nested::uapi::request::check_extension:
+            return {static_cast<int>(kvm::nested::capacity(vendor)), 0};
+        case kvm::nested::uapi::request::get_supported_cpuid: {
             const std::uint32_t count = 2;
-            kvm::uapi::CpuidEntry entries[2]{};
+            kvm::nested::uapi::CpuidEntry entries[2]{};
             entries[0].function = 1;
-            entries[0].ecx = vendor == kvm::VendorId::vmx ? 1u << 5 : 0;
+            entries[0].ecx = vendor == kvm::nested::VendorId::vmx ? 1u << 5 : 0;
             entries[1].function = 0x80000001;
-            entries[1].ecx = vendor == kvm::VendorId::svm ? 1u << 2 : 0;
+            entries[1].ecx = vendor == kvm::nested::VendorId::svm ? 1u << 2 : 0;
             std::memcpy(argument, &count, sizeof count);
             std::memcpy(static_cast<std::byte*>(argument) + 8, entries, sizeof entries);
             return {0, 0};
         }
-        case kvm::uapi::request::get_nested_state:
+        case kvm::nested::uapi::request::get_nested_state:
             if (get.value == 0) {
                 std::uint32_t size = 0;
                 std::memcpy(&size, held + 4, sizeof size);
                 std::memcpy(argument, held, size);
             }
             return get;
-        case kvm::uapi::request::set_nested_state:
+        case kvm::nested::uapi::request::set_nested_state:
             return set;
         }
         return {0, 0};
@@ -88,10 +90,10 @@ void check(bool holds, int line) {
 /// A VMX or SVM state with L2 active, as bytes.
 struct L2 {
     alignas(8) std::byte bytes[4224]{};
-    explicit L2(kvm::VendorId vendor) {
-        const bool vmx = vendor == kvm::VendorId::vmx;
+    explicit L2(kvm::nested::VendorId vendor) {
+        const bool vmx = vendor == kvm::nested::VendorId::vmx;
         const std::uint16_t words[] = {1, static_cast<std::uint16_t>(vmx ? 0 : 1)};
-        const std::uint32_t size = 4224, revision = kvm::uapi::vmcs12_revision;
+        const std::uint32_t size = 4224, revision = kvm::nested::uapi::vmcs12_revision;
         const std::uint64_t addresses[] = {0x1000, vmx ? 0x2000ull : 0};
         std::memcpy(bytes, words, sizeof words);
         std::memcpy(bytes + 4, &size, sizeof size);
@@ -110,30 +112,31 @@ void text(const auto& value) {
 void report(const auto& state) {
     std::size_t length = 0, count = 0;
     const auto sink = [&length](std::string_view piece) noexcept { length += piece.size(); };
-    for (const auto fields : {kvm::FieldsShown::none, kvm::FieldsShown::non_zero, kvm::FieldsShown::all})
+    for (const auto fields :
+         {kvm::nested::FieldsShown::none, kvm::nested::FieldsShown::non_zero, kvm::nested::FieldsShown::all})
         for (const bool redact : {false, true}) {
             describe(state, sink, {.fields = fields, .redact = redact});
             CHECK(std::exchange(length, 0) != 0);
         }
-    guest_ranges(state, [&count](const kvm::GuestRange&) noexcept { ++count; });
+    guest_ranges(state, [&count](const kvm::nested::GuestRange&) noexcept { ++count; });
     CHECK(count != 0);
     alignas(8) std::byte other[4224];
     std::memcpy(other, state.bytes().data(), sizeof other);
     for (std::size_t i = 200; i < sizeof other; i += 3)
         other[i] ^= std::byte{0x11};
-    CHECK(kvm::difference(state.bytes(), other, sink, {.ignored_too = true}) > 100);
-    CHECK(kvm::difference(state.bytes(), other, [](const kvm::Difference&) noexcept {}) > 10);
-    CHECK(kvm::describe_field(other, "size", sink) == 1);
-    kvm::explain(kvm::meaning::cr0, 0x80000011, sink);
+    CHECK(kvm::nested::difference(state.bytes(), other, sink, {.ignored_too = true}) > 100);
+    CHECK(kvm::nested::difference(state.bytes(), other, [](const kvm::nested::Difference&) noexcept {}) > 10);
+    CHECK(kvm::nested::describe_field(other, "size", sink) == 1);
+    kvm::nested::explain(kvm::nested::meaning::cr0, 0x80000011, sink);
     CHECK(length != 0);
 }
 
 template <class V>
-void everything(kvm::VendorId vendor) {
+void everything(kvm::nested::VendorId vendor) {
     Kernel kernel{vendor};
-    const auto host = kvm::Host<V>::probe(kvm::SystemFd{3}, kernel);
+    const auto host = kvm::nested::Host<V>::probe(kvm::nested::SystemFd{3}, kernel);
     CHECK(host.has_value());
-    kvm::Vcpu vcpu{*host, kvm::VcpuFd{5}, kvm::IoctlRef{kernel}};
+    kvm::nested::Vcpu vcpu{*host, kvm::nested::VcpuFd{5}, kvm::nested::IoctlRef{kernel}};
     using State = typename decltype(vcpu)::State;
 
     const L2 l2{vendor};
@@ -156,7 +159,7 @@ void everything(kvm::VendorId vendor) {
 
     for (const int error_number : {EINVAL, ENOTTY, EBADF, EIO, EFAULT, ENOMEM, E2BIG, EPERM})
         for (const bool get : {true, false}) {
-            kernel.get = get ? kvm::IoctlResult{-1, error_number} : kvm::IoctlResult{0, 0};
+            kernel.get = get ? kvm::nested::IoctlResult{-1, error_number} : kvm::nested::IoctlResult{0, 0};
             kernel.set = {-1, error_number};
             const auto set = vcpu.set_nested_state(State{});
             CHECK(!set.has_value());
@@ -172,18 +175,22 @@ void everything(kvm::VendorId vendor) {
 } // namespace
 
 int main() {
-    everything<kvm::Vmx>(kvm::VendorId::vmx);
-    everything<kvm::Svm>(kvm::VendorId::svm);
-    everything<kvm::Any>(kvm::VendorId::vmx);
-    everything<kvm::Any>(kvm::VendorId::svm);
+    everything<kvm::nested::Vmx>(kvm::nested::VendorId::vmx);
+    everything<kvm::nested::Svm>(kvm::nested::VendorId::svm);
+    everything<kvm::nested::Any>(kvm::nested::VendorId::vmx);
+    everything<kvm::nested::Any>(kvm::nested::VendorId::svm);
 
-    const auto wide = kvm::NestedStateBuffer{kvm::NestedState<kvm::Svm>::gif_clear()};
-    CHECK(wide.to<kvm::Svm>().has_value() && !wide.to<kvm::Vmx>().has_value());
-    CHECK(kvm::NestedState<kvm::Vmx>::vmxon_only(0x1000).phase() == kvm::Phase::vmx_vmxon_only);
-    text(kvm::NestedStateBuffer{});
-    text(kvm::Errc::refused);
+    const auto wide = kvm::nested::NestedStateBuffer{kvm::nested::NestedState<kvm::nested::Svm>::gif_clear()};
+    CHECK(wide.to<kvm::nested::Svm>().has_value() && !wide.to<kvm::nested::Vmx>().has_value());
+    CHECK(kvm::nested::NestedState<kvm::nested::Vmx>::vmxon_only(0x1000).phase()
+          == kvm::nested::Phase::vmx_vmxon_only);
+    text(kvm::nested::NestedStateBuffer{});
+    text(kvm::nested::Errc::refused);
     for (int code = 0; code < 256; ++code)
-        CHECK(!kvm::Error{.code = static_cast<kvm::Errc>(code), .operation = {}}.message().view().empty());
-    CHECK(!kvm::Host<kvm::Any>::probe(kvm::SystemFd{-1}).has_value());
+        CHECK(!kvm::nested::Error{.code = static_cast<kvm::nested::Errc>(code), .operation = {}}
+                   .message()
+                   .view()
+                   .empty());
+    CHECK(!kvm::nested::Host<kvm::nested::Any>::probe(kvm::nested::SystemFd{-1}).has_value());
     return failures == 0 ? EXIT_SUCCESS : EXIT_FAILURE;
 }

@@ -19,17 +19,17 @@ import unit.support;
 
 namespace {
 
-using kvm::GuestRange;
-using enum kvm::PageRole;
-using enum kvm::PageAccess;
-using kvm::PageRole;
+using kvm::nested::GuestRange;
+using enum kvm::nested::PageRole;
+using enum kvm::nested::PageAccess;
+using kvm::nested::PageRole;
 using unit::Bytes;
 using unit::SvmBlob;
 using unit::VmxBlob;
 
 std::vector<GuestRange> ranges(const Bytes& state) {
     std::vector<GuestRange> result;
-    kvm::guest_ranges(state, [&](const GuestRange& range) noexcept { result.push_back(range); });
+    kvm::nested::guest_ranges(state, [&](const GuestRange& range) noexcept { result.push_back(range); });
     return result;
 }
 
@@ -152,7 +152,7 @@ TEST_CASE("each control makes its own pages live, and no others") {
         for (const auto* word :
              {"pin_based_vm_exec_control", "cpu_based_vm_exec_control", "vm_exit_msr_store_count",
               "vm_exit_msr_load_count", "vm_entry_msr_load_count", "guest_cr0"})
-            unit::put(bytes, 128u + kvm::find_vmcs12_field(word)->offset, std::uint32_t{0});
+            unit::put(bytes, 128u + kvm::nested::find_vmcs12_field(word)->offset, std::uint32_t{0});
         CHECK(count(bytes, each.range.role) == 0);
     }
 }
@@ -210,10 +210,10 @@ TEST_CASE("a range tells the pages that it touches") {
 
 TEST_CASE("roles and accesses have names") {
     for (int role = 0; role <= static_cast<int>(l1_page_table); ++role)
-        CHECK(kvm::name(static_cast<PageRole>(role)) != "?");
-    CHECK(kvm::name(static_cast<PageRole>(99)) == "?");
-    CHECK(kvm::name(reads_and_writes) == "read and written");
-    CHECK(kvm::name(ept_root) == "EPT root");
+        CHECK(kvm::nested::name(static_cast<PageRole>(role)) != "?");
+    CHECK(kvm::nested::name(static_cast<PageRole>(99)) == "?");
+    CHECK(kvm::nested::name(reads_and_writes) == "read and written");
+    CHECK(kvm::nested::name(ept_root) == "EPT root");
 }
 
 } // namespace

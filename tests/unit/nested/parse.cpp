@@ -18,22 +18,22 @@ import unit.support;
 
 namespace {
 
-using kvm::Errc;
-using kvm::NestedState;
-using kvm::NestedStateBuffer;
-using kvm::Operation;
-using kvm::Svm;
-using kvm::VendorId;
-using kvm::Vmx;
+using kvm::nested::Errc;
+using kvm::nested::NestedState;
+using kvm::nested::NestedStateBuffer;
+using kvm::nested::Operation;
+using kvm::nested::Svm;
+using kvm::nested::VendorId;
+using kvm::nested::Vmx;
 using unit::Bytes;
 using unit::SvmBlob;
 using unit::VmxBlob;
 
 /// What came of parsing, of either vendor and of neither, as one type.
 struct Outcome {
-    std::optional<kvm::Error> error;
+    std::optional<kvm::nested::Error> error;
     Bytes bytes;
-    kvm::Phase phase{};
+    kvm::nested::Phase phase{};
 
     bool operator==(const Outcome&) const = default;
 };
@@ -57,7 +57,7 @@ void refuses(VendorId vendor, const Bytes& bytes, Errc code, std::uint64_t detai
         CHECK(outcome.error->code == code);
         CHECK(outcome.error->detail == detail);
         CHECK(outcome.error->operation == Operation::parse);
-        CHECK(outcome.error->effect == kvm::Effect::unchanged);
+        CHECK(outcome.error->effect == kvm::nested::Effect::unchanged);
         CHECK(outcome.error->raw_result == 0);
         CHECK(outcome.error->error_number == 0);
     }
@@ -285,7 +285,7 @@ TEST_CASE("any bytes at all are refused or become a state that survives being pa
         ++accepted;
         REQUIRE(outcome.bytes.size() <= bytes.size());
         REQUIRE(parse_as<NestedStateBuffer>(outcome.bytes) == outcome);
-        REQUIRE(outcome.phase != kvm::Phase::unrecognised);
+        REQUIRE(outcome.phase != kvm::nested::Phase::unrecognised);
     }
     CHECK(accepted > 1000);
 }

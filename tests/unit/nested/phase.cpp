@@ -15,13 +15,13 @@ import unit.support;
 
 namespace {
 
-using kvm::Errc;
-using kvm::Phase;
+using kvm::nested::Errc;
+using kvm::nested::Phase;
 using unit::none;
 
 /// The first of the kernel's rules that a VMX state breaks by itself; empty: the kernel would take it, the
 /// vCPU permitting. In the kernel's words and order (vmx_set_nested_state and its caller, Linux 6.1 to 7.3).
-std::string_view kernel_refuses(const kvm::VmxFacts& s) {
+std::string_view kernel_refuses(const kvm::nested::VmxFacts& s) {
     const bool guest_mode = s.flags & 0x1, run_pending = s.flags & 0x2, evmcs = s.flags & 0x4;
     if (s.size < 128)
         return "X3";
@@ -65,7 +65,7 @@ std::string_view kernel_refuses(const kvm::VmxFacts& s) {
     return "";
 }
 
-std::string_view kernel_refuses(const kvm::SvmFacts& s) {
+std::string_view kernel_refuses(const kvm::nested::SvmFacts& s) {
     if (s.size < 128)
         return "X3";
     if (s.flags & ~0x010f)
@@ -103,7 +103,7 @@ Errc cause_of(std::string_view rule) {
 }
 
 /// What KVM_GET_NESTED_STATE means by it.
-Phase meaning(const kvm::VmxFacts& s) {
+Phase meaning(const kvm::nested::VmxFacts& s) {
     if (s.vmxon_pa == none)
         return Phase::vmx_off;
     const bool page = s.size > 128;
@@ -117,25 +117,25 @@ Phase meaning(const kvm::VmxFacts& s) {
     }
 }
 
-Phase meaning(const kvm::SvmFacts& s) {
+Phase meaning(const kvm::nested::SvmFacts& s) {
     return s.flags & 1       ? Phase::svm_l2_active
            : s.flags & 0x100 ? Phase::svm_outside_l2_gif_set
                              : Phase::svm_outside_l2_gif_clear;
 }
 
-bool size_is_ours(const kvm::VmxFacts& s) {
+bool size_is_ours(const kvm::nested::VmxFacts& s) {
     return s.size == 128 || s.size == 4224 || s.size == 8320;
 }
-bool size_is_ours(const kvm::SvmFacts& s) {
+bool size_is_ours(const kvm::nested::SvmFacts& s) {
     return s.size == 128 || s.size == 4224;
 }
 
 /// An SMI that came from L2 leaves a vmcs12 behind; a state without one is taken by the kernel and made by
 /// none.
-bool lacks_interrupted_l2(const kvm::VmxFacts& s) {
+bool lacks_interrupted_l2(const kvm::nested::VmxFacts& s) {
     return (s.smm_flags & 1) && s.size == 128;
 }
-bool lacks_interrupted_l2(const kvm::SvmFacts&) {
+bool lacks_interrupted_l2(const kvm::nested::SvmFacts&) {
     return false;
 }
 
@@ -159,7 +159,7 @@ struct Walk {
     template <class Facts>
     void visit(const Facts& facts) {
         ++states;
-        const auto got = kvm::phase_of(facts);
+        const auto got = kvm::nested::phase_of(facts);
         const auto want = expected_of(facts);
         if (got)
             ++seen[*got], ++phases;
@@ -205,22 +205,22 @@ TEST_CASE("every VMX state has the phase or the refusal that the kernel's rules 
                         for (const std::uint32_t vmx_flags : {0u, 1u, 2u, 0xffff'ffffu})
                             for (const auto size : sizes)
                                 for (const std::uint32_t revision : {0x11e57ed0u, 0x91e57ed0u, 0x11e57ed1u})
-                                    walk.visit(kvm::VmxFacts{flags, vmxon_pa, vmcs12_pa,
-                                                             static_cast<std::uint16_t>(smm_flags), vmx_flags,
-                                                             size, revision});
+                                    walk.visit(kvm::nested::VmxFacts{flags, vmxon_pa, vmcs12_pa,
+                                                                     static_cast<std::uint16_t>(smm_flags),
+                                                                     vmx_flags, size, revision});
         }
     // Every value of the flags at all.
     for (unsigned flags = 0; flags <= 0xffff; ++flags)
         for (const std::uint64_t vmcs12_pa : {none, std::uint64_t{0x2000}})
             for (const std::uint64_t vmxon_pa : {none, std::uint64_t{0x1000}})
                 for (const std::uint32_t size : {128u, 4224u})
-                    walk.visit(kvm::VmxFacts{.flags = static_cast<std::uint16_t>(flags),
-                                             .vmxon_pa = vmxon_pa,
-                                             .vmcs12_pa = vmcs12_pa,
-                                             .size = size});
+                    walk.visit(kvm::nested::VmxFacts{.flags = static_cast<std::uint16_t>(flags),
+                                                     .vmxon_pa = vmxon_pa,
+                                                     .vmcs12_pa = vmcs12_pa,
+                                                     .size = size});
     // Every value of the SMM flags.
     for (unsigned smm_flags = 0; smm_flags <= 0xffff; ++smm_flags)
-        walk.visit(kvm::VmxFacts{
+        walk.visit(kvm::nested::VmxFacts{
             .vmxon_pa = 0x1000, .smm_flags = static_cast<std::uint16_t>(smm_flags), .size = 128});
 
     MESSAGE(walk.states, " states, ", walk.phases, " of them with a phase");
@@ -233,19 +233,21 @@ TEST_CASE("every SVM state has the phase or the refusal that the kernel's rules 
     Walk walk;
     for (unsigned flags = 0; flags <= 0xffff; ++flags)
         for (const auto size : sizes)
-            walk.visit(kvm::SvmFacts{static_cast<std::uint16_t>(flags), size});
+            walk.visit(kvm::nested::SvmFacts{static_cast<std::uint16_t>(flags), size});
     CHECK(walk.seen.size() == 3);
     CHECK(walk.refused.size() == 5);
 }
 
 TEST_CASE("a refusal points at the field that the rule is about") {
-    for (const auto& row : kvm::vmx_refusals) {
+    for (const auto& row : kvm::nested::vmx_refusals) {
         CAPTURE(row.rule);
         CHECK(row.offset <= 128);
         CHECK(row.offset % 2 == 0);
         CHECK(row.cause != Errc{});
     }
-    const auto detail = [](const kvm::VmxFacts& facts) { return kvm::phase_of(facts).error().detail; };
+    const auto detail = [](const kvm::nested::VmxFacts& facts) {
+        return kvm::nested::phase_of(facts).error().detail;
+    };
     CHECK(detail({.size = 127}) == 4);
     CHECK(detail({.flags = 0x10, .size = 128}) == 0);
     CHECK(detail({.smm_flags = 1, .size = 128}) == 24);
@@ -263,30 +265,32 @@ TEST_CASE("a canonical header keeps its phase, is canonical, and the kernel take
                     for (const std::uint64_t third :
                          {0x0ull, 0x2ull, 0x3ull, 0x1'0000'0000ull, 0x1'dead'0002ull})
                         for (const std::uint32_t size : {128u, 4224u, 8320u}) {
-                            kvm::uapi::StateHeader header{.flags = static_cast<std::uint16_t>(flags),
-                                                          .format = static_cast<std::uint16_t>(vmx ? 0 : 1),
-                                                          .size = size,
-                                                          .vendor = {first, second, third, 77, 88, 99}};
-                            const auto phase = kvm::phase_of(header, unit::revision);
+                            kvm::nested::uapi::StateHeader header{
+                                .flags = static_cast<std::uint16_t>(flags),
+                                .format = static_cast<std::uint16_t>(vmx ? 0 : 1),
+                                .size = size,
+                                .vendor = {first, second, third, 77, 88, 99}};
+                            const auto phase = kvm::nested::phase_of(header, unit::revision);
                             if (!phase)
                                 continue;
                             ++headers;
-                            const auto once = kvm::canonical(header, *phase);
-                            REQUIRE(kvm::phase_of(once, unit::revision).value_or(Phase::none) == *phase);
-                            REQUIRE(kvm::canonical(once, *phase) == once);
+                            const auto once = kvm::nested::canonical(header, *phase);
+                            REQUIRE(kvm::nested::phase_of(once, unit::revision).value_or(Phase::none)
+                                    == *phase);
+                            REQUIRE(kvm::nested::canonical(once, *phase) == once);
                             REQUIRE(once.size <= header.size);
                             if (vmx)
-                                REQUIRE(kernel_refuses(kvm::vmx_facts(once, unit::revision)).empty());
+                                REQUIRE(kernel_refuses(kvm::nested::vmx_facts(once, unit::revision)).empty());
                             else
-                                REQUIRE(kernel_refuses(kvm::svm_facts(once)).empty());
+                                REQUIRE(kernel_refuses(kvm::nested::svm_facts(once)).empty());
                         }
     CHECK(headers > 100);
 }
 
 TEST_CASE("every phase has a name of its own within its vendor") {
     for (int i = 0; i <= static_cast<int>(Phase::svm_l2_active); ++i)
-        CHECK(kvm::name(static_cast<Phase>(i)) != "?");
-    CHECK(kvm::name(static_cast<Phase>(200)) == "?");
+        CHECK(kvm::nested::name(static_cast<Phase>(i)) != "?");
+    CHECK(kvm::nested::name(static_cast<Phase>(200)) == "?");
 }
 
 } // namespace

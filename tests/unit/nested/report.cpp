@@ -19,15 +19,15 @@ import unit.support;
 
 namespace {
 
-using kvm::FieldsShown;
-using kvm::ReportOptions;
+using kvm::nested::FieldsShown;
+using kvm::nested::ReportOptions;
 using unit::Bytes;
 using unit::SvmBlob;
 using unit::VmxBlob;
 
 std::string text(std::span<const std::byte> state, const ReportOptions& options = {}) {
     std::string result;
-    kvm::describe(state, [&](std::string_view piece) noexcept { result += piece; }, options);
+    kvm::nested::describe(state, [&](std::string_view piece) noexcept { result += piece; }, options);
     return result;
 }
 
@@ -174,8 +174,8 @@ TEST_CASE("every phase has a first screen of its own") {
     for (const auto& sample : unit::samples()) {
         CAPTURE(sample.name);
         const auto screen = text(sample.bytes, first_screen);
-        CHECK(screen.starts_with(sample.vendor == kvm::VendorId::vmx ? "VMX, " : "SVM, "));
-        CHECK(contains(screen.substr(0, screen.find('\n')), kvm::name(sample.phase)));
+        CHECK(screen.starts_with(sample.vendor == kvm::nested::VendorId::vmx ? "VMX, " : "SVM, "));
+        CHECK(contains(screen.substr(0, screen.find('\n')), kvm::nested::name(sample.phase)));
         CHECK(lines(screen) <= 12);
         seen.push_back(screen);
     }
@@ -210,7 +210,7 @@ TEST_CASE("with all fields shown every name is there once") {
         const auto all = text(state, {.fields = FieldsShown::all, .ranges = false});
         const bool vmx = unit::take<std::uint16_t>(state, 2) == 0;
         const auto fields = all.substr(all.find("\n\n", all.find("size  ")));
-        for (const auto& field : vmx ? kvm::vmcs12_fields : kvm::vmcb12_fields) {
+        for (const auto& field : vmx ? kvm::nested::vmcs12_fields : kvm::nested::vmcb12_fields) {
             CAPTURE(field.name);
             std::size_t count = 0;
             const std::string name = " " + std::string{field.name};
@@ -278,8 +278,8 @@ TEST_CASE("bytes that are no state are described by what is wrong with them") {
 TEST_CASE("one field is told with its place, what KVM does with it, and its value") {
     const auto told = [](const Bytes& state, std::string_view name, bool redact = false) {
         std::string result;
-        kvm::describe_field(state, name, [&](std::string_view piece) noexcept { result += piece; },
-                            {.redact = redact});
+        kvm::nested::describe_field(state, name, [&](std::string_view piece) noexcept { result += piece; },
+                                    {.redact = redact});
         return result;
     };
     CHECK(told(unit::vmx_l2(), "guest_cr0")
@@ -300,7 +300,7 @@ TEST_CASE("one field is told with its place, what KVM does with it, and its valu
              "  value                masked\n");
     CHECK(told(unit::vmx_l2(), "hdr.vmx.vmcs12_pa").starts_with("header hdr.vmx.vmcs12_pa (header)\n"));
     CHECK(told(unit::vmx_l2(), "rip").empty());
-    CHECK(kvm::describe_field(
+    CHECK(kvm::nested::describe_field(
               VmxBlob{.flags = 1, .vmxon_pa = 0x1000, .vmcs12_pa = 0x2000, .size = 8320}.bytes(), "guest_rip",
               [](std::string_view) noexcept {})
           == 2);
@@ -309,9 +309,9 @@ TEST_CASE("one field is told with its place, what KVM does with it, and its valu
 /// Every field of every part set to a pattern of its own that no other text contains.
 template <class Pattern>
 Bytes filled(Bytes state, Pattern pattern) {
-    for (const auto& part : kvm::PartsOfState{state})
+    for (const auto& part : kvm::nested::PartsOfState{state})
         for (const auto& field : part.fields)
-            if (part.part != kvm::Part::header && field.name != "hdr")
+            if (part.part != kvm::nested::Part::header && field.name != "hdr")
                 for (std::size_t i = 0; i < field.size; i += 8) {
                     const std::uint64_t value = pattern();
                     std::memcpy(state.data() + part.begin + field.offset + i, &value,
@@ -321,7 +321,7 @@ Bytes filled(Bytes state, Pattern pattern) {
 }
 
 std::string hex(std::uint64_t value) {
-    kvm::Text<20> text;
+    kvm::nested::Text<20> text;
     text.hexadecimal(value);
     return std::string{text.view()};
 }
@@ -351,15 +351,15 @@ TEST_CASE("redacting leaks no value that it masks") {
             const auto redacted = text(state, {.fields = FieldsShown::all, .redact = true});
             CHECK_FALSE(contains(redacted, "deadbeef"));
             CHECK(lines(redacted) == lines(open));
-            for (const auto& part : kvm::PartsOfState{state})
+            for (const auto& part : kvm::nested::PartsOfState{state})
                 for (const auto& field : part.fields) {
-                    using Kind = kvm::MeaningKind;
+                    using Kind = kvm::nested::MeaningKind;
                     const auto kind = field.meaning->kind;
                     const bool is_kept = kind == Kind::number || kind == Kind::mask;
                     // Of four bytes all can be named bits, which are kept.
                     const bool is_masked =
                         field.size == 8 ? !is_kept : field.size == 4 && kind == Kind::value;
-                    if (!field.is_number() || !is_masked || part.part == kvm::Part::header)
+                    if (!field.is_number() || !is_masked || part.part == kvm::nested::Part::header)
                         continue;
                     const auto number = hex(read(part.bytes, field));
                     CAPTURE(field.name);
@@ -373,12 +373,13 @@ TEST_CASE("redacting leaks no value that it masks") {
 }
 
 TEST_CASE("a value is explained by itself") {
-    const auto told = [](const kvm::Meaning& meaning, std::uint64_t value, bool redact = false) {
+    const auto told = [](const kvm::nested::Meaning& meaning, std::uint64_t value, bool redact = false) {
         std::string result;
-        kvm::explain(meaning, value, [&](std::string_view piece) noexcept { result += piece; }, redact);
+        kvm::nested::explain(
+            meaning, value, [&](std::string_view piece) noexcept { result += piece; }, redact);
         return result;
     };
-    namespace meaning = kvm::meaning;
+    namespace meaning = kvm::nested::meaning;
     CHECK(told(meaning::cr0, 0x80000011) == "PE, ET, PG");
     CHECK(told(meaning::cr0, 0) == "");
     CHECK(told(meaning::rflags, 0x3246) == "PF, ZF, IF, IOPL 3");
@@ -406,17 +407,18 @@ void count_piece(std::string_view) noexcept {
 }
 
 TEST_CASE("a sink is a function, too") {
-    kvm::describe(kvm::NestedState<kvm::Svm>::gif_clear(), count_piece);
-    kvm::describe(kvm::NestedState<kvm::Svm>::gif_clear(), &count_piece);
+    kvm::nested::describe(kvm::nested::NestedState<kvm::nested::Svm>::gif_clear(), count_piece);
+    kvm::nested::describe(kvm::nested::NestedState<kvm::nested::Svm>::gif_clear(), &count_piece);
     CHECK(pieces > 2);
 }
 
 TEST_CASE("states and buffers are described as their bytes are") {
-    const auto state = kvm::NestedState<kvm::Svm>::parse(unit::svm_l2());
+    const auto state = kvm::nested::NestedState<kvm::nested::Svm>::parse(unit::svm_l2());
     REQUIRE(state.has_value());
     std::string of_state, of_buffer;
     describe(*state, [&](std::string_view piece) noexcept { of_state += piece; });
-    describe(kvm::NestedStateBuffer{*state}, [&](std::string_view piece) noexcept { of_buffer += piece; });
+    describe(kvm::nested::NestedStateBuffer{*state},
+             [&](std::string_view piece) noexcept { of_buffer += piece; });
     CHECK(of_state == text(unit::svm_l2()));
     CHECK(of_buffer == of_state);
 }

@@ -104,7 +104,8 @@ inline Bytes with_fields(Bytes state, std::initializer_list<Entry> entries) {
     if (vmx)
         put(state, 128, revision);
     for (const auto& entry : entries) {
-        const auto* field = vmx ? kvm::find_vmcs12_field(entry.field) : kvm::find_vmcb12_field(entry.field);
+        const auto* field =
+            vmx ? kvm::nested::find_vmcs12_field(entry.field) : kvm::nested::find_vmcb12_field(entry.field);
         std::memcpy(state.data() + 128 + field->offset, &entry.value, field->size); // little-endian
     }
     return state;
@@ -178,14 +179,14 @@ inline Bytes svm_l2() {
 /// One state of each shape that KVM_GET_NESTED_STATE produces.
 struct Sample {
     std::string_view name;
-    kvm::VendorId vendor;
-    kvm::Phase phase;
+    kvm::nested::VendorId vendor;
+    kvm::nested::Phase phase;
     Bytes bytes;
 };
 
 inline std::vector<Sample> samples() {
-    using enum kvm::Phase;
-    using enum kvm::VendorId;
+    using enum kvm::nested::Phase;
+    using enum kvm::nested::VendorId;
     return {
         {"off", vmx, vmx_off, VmxBlob{}},
         {"VMXON only", vmx, vmx_vmxon_only, VmxBlob{.vmxon_pa = 0x1000}},
@@ -236,21 +237,21 @@ struct Call {
 /// A KVM to be given to the library as a seam. It answers as a healthy host would unless told otherwise.
 class FakeKvm {
   public:
-    kvm::VendorId vendor = kvm::VendorId::svm;
+    kvm::nested::VendorId vendor = kvm::nested::VendorId::svm;
     bool nesting = true;
-    int generation = 7;                           ///< of the kernel: 4, 6 or 7
-    std::optional<int> capacity;                  ///< instead of the vendor's
-    std::optional<kvm::IoctlResult> cpuid_result; ///< instead of success
-    std::uint32_t vmx_bit = 0, svm_bit = 0;       ///< set anyway
+    int generation = 7;                                   ///< of the kernel: 4, 6 or 7
+    std::optional<int> capacity;                          ///< instead of the vendor's
+    std::optional<kvm::nested::IoctlResult> cpuid_result; ///< instead of success
+    std::uint32_t vmx_bit = 0, svm_bit = 0;               ///< set anyway
     bool no_cpuid_bits = false;
-    std::optional<kvm::IoctlResult> get_result, set_result; ///< instead of success
-    std::optional<std::uint32_t> size_after_get;            ///< instead of the truth
+    std::optional<kvm::nested::IoctlResult> get_result, set_result; ///< instead of success
+    std::optional<std::uint32_t> size_after_get;                    ///< instead of the truth
     std::optional<std::uint16_t> format_after_get;
     Bytes held;                          ///< what the vCPU holds
     std::optional<Bytes> held_after_set; ///< what it holds after a SET that fails
     std::vector<Call> calls;
 
-    inline kvm::IoctlResult operator()(int fd, unsigned long request, void* argument) noexcept {
+    inline kvm::nested::IoctlResult operator()(int fd, unsigned long request, void* argument) noexcept {
         errno = 4242; // nobody may look here
         calls.push_back({fd, request, reinterpret_cast<std::uint64_t>(argument), 0});
         if (fd == closed_fd)
@@ -261,7 +262,7 @@ class FakeKvm {
             return fails(ENOTTY);
         switch (request) {
         case 0xae00: // KVM_GET_API_VERSION
-            return fd == system_fd ? kvm::IoctlResult{12, 0} : unknown(fd);
+            return fd == system_fd ? kvm::nested::IoctlResult{12, 0} : unknown(fd);
         case 0xae03: // KVM_CHECK_EXTENSION
             if (fd == vcpu_fd)
                 return unknown(fd);
@@ -269,7 +270,7 @@ class FakeKvm {
         case 0xc008ae05: // KVM_GET_SUPPORTED_CPUID
             return fd == system_fd ? cpuid(static_cast<std::byte*>(argument)) : unknown(fd);
         case 0xaea3: // KVM_GET_TSC_KHZ
-            return fd == vcpu_fd ? kvm::IoctlResult{0, 0} : unknown(fd);
+            return fd == vcpu_fd ? kvm::nested::IoctlResult{0, 0} : unknown(fd);
         case 0xc080aebe:
             return fd == vcpu_fd ? get(static_cast<std::byte*>(argument)) : unknown(fd);
         case 0x4080aebf:
@@ -285,24 +286,26 @@ class FakeKvm {
     inline std::size_t sets() const { return count(0x4080aebf); }
 
   private:
-    static inline kvm::IoctlResult fails(int error_number) noexcept { return {-1, error_number}; }
-    static inline kvm::IoctlResult unknown(int fd) noexcept { return fails(fd == vm_fd ? ENOTTY : EINVAL); }
+    static inline kvm::nested::IoctlResult fails(int error_number) noexcept { return {-1, error_number}; }
+    static inline kvm::nested::IoctlResult unknown(int fd) noexcept {
+        return fails(fd == vm_fd ? ENOTTY : EINVAL);
+    }
 
     inline int nested_capacity() const noexcept {
         if (capacity)
             return *capacity;
         if (generation < 6 || (!nesting && generation >= 7))
             return 0;
-        return vendor == kvm::VendorId::vmx ? 8320 : 4224;
+        return vendor == kvm::nested::VendorId::vmx ? 8320 : 4224;
     }
 
     /// Leaf 0 and the two that matter, in the layout of struct kvm_cpuid2.
-    inline kvm::IoctlResult cpuid(std::byte* argument) const noexcept {
+    inline kvm::nested::IoctlResult cpuid(std::byte* argument) const noexcept {
         if (cpuid_result)
             return *cpuid_result;
         const bool bits = nesting && !no_cpuid_bits;
-        const bool vmx = (bits && vendor == kvm::VendorId::vmx) || vmx_bit != 0;
-        const bool svm = (bits && vendor == kvm::VendorId::svm) || svm_bit != 0;
+        const bool vmx = (bits && vendor == kvm::nested::VendorId::vmx) || vmx_bit != 0;
+        const bool svm = (bits && vendor == kvm::nested::VendorId::svm) || svm_bit != 0;
         const std::uint32_t entries[3][10] = {
             {0, 0, 0, 0x16, 1, 2, 3, 0, 0, 0},
             {1, 0, 0, ~0u, ~0u, vmx ? ~0u : ~(1u << 5), ~0u, 0, 0, 0},
@@ -314,7 +317,7 @@ class FakeKvm {
         return {0, 0};
     }
 
-    inline kvm::IoctlResult get(std::byte* argument) noexcept {
+    inline kvm::nested::IoctlResult get(std::byte* argument) noexcept {
         std::uint32_t size = 0;
         std::memcpy(&size, argument + 4, sizeof size);
         calls.back().size = size;
@@ -324,7 +327,7 @@ class FakeKvm {
             return fails(EINVAL);
         Bytes state = held;
         if (state.empty())
-            state = vendor == kvm::VendorId::vmx ? VmxBlob{}.bytes() : SvmBlob{}.bytes();
+            state = vendor == kvm::nested::VendorId::vmx ? VmxBlob{}.bytes() : SvmBlob{}.bytes();
         std::memcpy(argument, state.data(), std::min<std::size_t>(state.size(), size));
         if (size_after_get)
             std::memcpy(argument + 4, &*size_after_get, 4);
@@ -333,7 +336,7 @@ class FakeKvm {
         return {0, 0};
     }
 
-    inline kvm::IoctlResult set(const std::byte* argument) noexcept {
+    inline kvm::nested::IoctlResult set(const std::byte* argument) noexcept {
         std::uint32_t size = 0;
         std::memcpy(&size, argument + 4, sizeof size);
         calls.back().size = size;
@@ -356,13 +359,13 @@ inline std::size_t offset_in(const void* state, const std::byte* part) {
 
 /// The host that FakeKvm proves.
 template <class V>
-inline kvm::Host<V> host(FakeKvm& kernel) {
-    auto probed = kvm::Host<V>::probe(kvm::SystemFd{system_fd}, kernel);
+inline kvm::nested::Host<V> host(FakeKvm& kernel) {
+    auto probed = kvm::nested::Host<V>::probe(kvm::nested::SystemFd{system_fd}, kernel);
     kernel.calls.clear();
     return *probed;
 }
 
 template <class V>
-inline constexpr kvm::VendorId vendor_of = V::id;
+inline constexpr kvm::nested::VendorId vendor_of = V::id;
 
 } // namespace unit

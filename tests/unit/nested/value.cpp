@@ -20,14 +20,14 @@ import unit.support;
 
 namespace {
 
-using kvm::Errc;
-using kvm::NestedState;
-using kvm::NestedStateBuffer;
-using kvm::Operation;
-using kvm::Phase;
-using kvm::Svm;
-using kvm::VendorId;
-using kvm::Vmx;
+using kvm::nested::Errc;
+using kvm::nested::NestedState;
+using kvm::nested::NestedStateBuffer;
+using kvm::nested::Operation;
+using kvm::nested::Phase;
+using kvm::nested::Svm;
+using kvm::nested::VendorId;
+using kvm::nested::Vmx;
 using unit::Bytes;
 using unit::SvmBlob;
 using unit::VmxBlob;
@@ -156,9 +156,9 @@ TEST_CASE("what lies behind the size does not count") {
 TEST_CASE("states are equivalent exactly if they differ in ignored bytes alone") {
     for (const auto& sample : unit::samples()) {
         CAPTURE(sample.name);
-        const auto ignored = kvm::ignored_bytes(sample.vendor);
+        const auto ignored = kvm::nested::ignored_bytes(sample.vendor);
         const auto is_an_edge = [&](std::size_t i) {
-            return std::ranges::any_of(ignored, [i](const kvm::IgnoredBytes& range) {
+            return std::ranges::any_of(ignored, [i](const kvm::nested::IgnoredBytes& range) {
                 return i == range.begin || i + 1 == range.begin || i == range.end || i + 1 == range.end;
             });
         };
@@ -167,9 +167,10 @@ TEST_CASE("states are equivalent exactly if they differ in ignored bytes alone")
                 continue;
             auto changed = sample.bytes;
             changed[i] ^= std::byte{0x80};
-            const bool is_ignored = std::ranges::any_of(
-                ignored, [i](const kvm::IgnoredBytes& range) { return range.begin <= i && i < range.end; });
-            const auto difference = kvm::first_difference(sample.bytes, changed);
+            const bool is_ignored = std::ranges::any_of(ignored, [i](const kvm::nested::IgnoredBytes& range) {
+                return range.begin <= i && i < range.end;
+            });
+            const auto difference = kvm::nested::first_difference(sample.bytes, changed);
             REQUIRE(difference.has_value() == !is_ignored);
             if (difference)
                 REQUIRE(*difference == i);
@@ -180,19 +181,20 @@ TEST_CASE("states are equivalent exactly if they differ in ignored bytes alone")
 TEST_CASE("ignored bytes are in order, within the payload, and say why") {
     for (const auto vendor : {VendorId::vmx, VendorId::svm}) {
         std::size_t last = 128;
-        for (const auto& range : kvm::ignored_bytes(vendor)) {
+        for (const auto& range : kvm::nested::ignored_bytes(vendor)) {
             CAPTURE(range.begin);
             CHECK(range.begin >= last);
             CHECK(range.begin < range.end);
-            CHECK(range.end <= kvm::capacity(vendor));
+            CHECK(range.end <= kvm::nested::capacity(vendor));
             CHECK_FALSE(range.reason.empty());
             last = range.end;
         }
     }
     const auto ignores = [](VendorId vendor, std::size_t offset) {
-        return std::ranges::any_of(kvm::ignored_bytes(vendor), [offset](const kvm::IgnoredBytes& range) {
-            return range.begin <= 128 + offset && 128 + offset < range.end;
-        });
+        return std::ranges::any_of(kvm::nested::ignored_bytes(vendor),
+                                   [offset](const kvm::nested::IgnoredBytes& range) {
+                                       return range.begin <= 128 + offset && 128 + offset < range.end;
+                                   });
     };
     CHECK_FALSE(ignores(VendorId::vmx, 997)); // the last byte of a vmcs12
     CHECK(ignores(VendorId::vmx, 998));
@@ -214,18 +216,19 @@ TEST_CASE("equivalence does not cross vendors, phases or lengths") {
         for (const auto& b : all) {
             CAPTURE(a.name);
             CAPTURE(b.name);
-            CHECK(kvm::first_difference(a.bytes, b.bytes).has_value() == (&a != &b));
+            CHECK(kvm::nested::first_difference(a.bytes, b.bytes).has_value() == (&a != &b));
         }
-    CHECK_FALSE(kvm::first_difference({}, {}).has_value());
-    CHECK(kvm::first_difference({}, all[0].bytes).value_or(99) == 0);
+    CHECK_FALSE(kvm::nested::first_difference({}, {}).has_value());
+    CHECK(kvm::nested::first_difference({}, all[0].bytes).value_or(99) == 0);
 }
 
 TEST_CASE("a summary names vendor, phase, size and the addresses that matter") {
-    CHECK(kvm::summary(NestedState<Vmx>{}).view() == "VMX, not in VMX operation, 128 bytes");
-    CHECK(kvm::summary(NestedState<Vmx>::vmxon_only(0x7000)).view()
+    CHECK(kvm::nested::summary(NestedState<Vmx>{}).view() == "VMX, not in VMX operation, 128 bytes");
+    CHECK(kvm::nested::summary(NestedState<Vmx>::vmxon_only(0x7000)).view()
           == "VMX, VMXON, no current VMCS, 128 bytes, vmxon_pa 0x7000");
-    CHECK(kvm::summary(NestedState<Svm>::gif_clear()).view() == "SVM, outside L2, GIF clear, 128 bytes");
-    CHECK(kvm::summary(NestedStateBuffer{}).view() == "no nested state");
+    CHECK(kvm::nested::summary(NestedState<Svm>::gif_clear()).view()
+          == "SVM, outside L2, GIF clear, 128 bytes");
+    CHECK(kvm::nested::summary(NestedStateBuffer{}).view() == "no nested state");
     const auto l2 = NestedStateBuffer::parse(VmxBlob{.flags = 0xb,
                                                      .vmxon_pa = 0x1000,
                                                      .vmcs12_pa = 0x2000,
@@ -234,23 +237,23 @@ TEST_CASE("a summary names vendor, phase, size and the addresses that matter") {
                                                      .size = 8320}
                                                  .bytes());
     REQUIRE(l2.has_value());
-    const std::string text{kvm::summary(*l2).view()};
+    const std::string text{kvm::nested::summary(*l2).view()};
     CAPTURE(text);
     for (const std::string_view part : {"L2 active", "8320 bytes", "vmxon_pa 0x1000", "vmcs12_pa 0x2000",
                                         "shadow vmcs12", "run pending", "MTF pending", "deadline"})
         CHECK(text.find(part) != std::string::npos);
     CHECK(text.find('-') == std::string::npos); // no negative time
     for (const auto& sample : unit::samples())
-        CHECK(kvm::summary(sample.bytes).view().size() < 250); // not cut
+        CHECK(kvm::nested::summary(sample.bytes).view().size() < 250); // not cut
 }
 
 TEST_CASE("a summary of bytes that are no state does not fail") {
     for (const auto& sample : unit::samples())
         for (std::size_t length = 0; length < sample.bytes.size(); length += 13)
-            CHECK_FALSE(kvm::summary(std::span{sample.bytes}.first(length)).view().empty());
+            CHECK_FALSE(kvm::nested::summary(std::span{sample.bytes}.first(length)).view().empty());
     Bytes foreign = VmxBlob{};
     unit::put(foreign, 2, std::uint16_t{9});
-    CHECK(kvm::summary(foreign).view() == "unknown vendor, unrecognised, 128 bytes, flags 0x0");
+    CHECK(kvm::nested::summary(foreign).view() == "unknown vendor, unrecognised, 128 bytes, flags 0x0");
 }
 
 TEST_CASE("states, phases and errors are formatted, as text of any width") {
@@ -258,18 +261,18 @@ TEST_CASE("states, phases and errors are formatted, as text of any width") {
     CHECK(std::format("{}", NestedStateBuffer{}) == "no nested state");
     CHECK(std::format("{}", Phase::vmx_off) == "not in VMX operation");
     CHECK(std::format("{:>5}|{:<5}|", VendorId::vmx, VendorId::svm) == "  VMX|SVM  |");
-    CHECK(std::format("{} {} {}", Errc::refused, Operation::set_nested_state, kvm::Effect::unchanged)
+    CHECK(std::format("{} {} {}", Errc::refused, Operation::set_nested_state, kvm::nested::Effect::unchanged)
           == "refused KVM_SET_NESTED_STATE unchanged");
-    const kvm::Error error{.code = Errc::no_state, .operation = Operation::narrow};
+    const kvm::nested::Error error{.code = Errc::no_state, .operation = Operation::narrow};
     CHECK(std::format("{}", error) == error.message().view());
 }
 
 TEST_CASE("text is cut where it does not fit, never written elsewhere") {
-    kvm::Text<4> text;
+    kvm::nested::Text<4> text;
     text << "abc" << "def";
     CHECK(text.view() == "abcd");
     CHECK(std::string_view{text.c_str()} == "abcd");
-    kvm::Text<40> numbers;
+    kvm::nested::Text<40> numbers;
     numbers.decimal(-9223372036854775807 - 1) << " ";
     numbers.hexadecimal(~0ull);
     CHECK(numbers.view() == "-9223372036854775808 0xffffffffffffffff");

@@ -22,21 +22,21 @@ import unit.support;
 
 namespace {
 
-using kvm::Any;
-using kvm::DescriptorKind;
-using kvm::Effect;
-using kvm::Errc;
-using kvm::IoctlRef;
-using kvm::IoctlResult;
-using kvm::NestedState;
-using kvm::NestedStateBuffer;
-using kvm::Operation;
-using kvm::Phase;
-using kvm::Svm;
-using kvm::Vcpu;
-using kvm::VcpuFd;
-using kvm::VendorId;
-using kvm::Vmx;
+using kvm::nested::Any;
+using kvm::nested::DescriptorKind;
+using kvm::nested::Effect;
+using kvm::nested::Errc;
+using kvm::nested::IoctlRef;
+using kvm::nested::IoctlResult;
+using kvm::nested::NestedState;
+using kvm::nested::NestedStateBuffer;
+using kvm::nested::Operation;
+using kvm::nested::Phase;
+using kvm::nested::Svm;
+using kvm::nested::Vcpu;
+using kvm::nested::VcpuFd;
+using kvm::nested::VendorId;
+using kvm::nested::Vmx;
 using unit::Bytes;
 using unit::FakeKvm;
 using unit::SvmBlob;
@@ -46,8 +46,8 @@ using unit::VmxBlob;
 template <class V>
 Vcpu<V, IoctlRef> vcpu_of(FakeKvm& kernel, int fd = unit::vcpu_fd) {
     if constexpr (std::same_as<V, Any>) {
-        const auto host = kernel.vendor == VendorId::vmx ? kvm::Host<Any>{unit::host<Vmx>(kernel)}
-                                                         : kvm::Host<Any>{unit::host<Svm>(kernel)};
+        const auto host = kernel.vendor == VendorId::vmx ? kvm::nested::Host<Any>{unit::host<Vmx>(kernel)}
+                                                         : kvm::nested::Host<Any>{unit::host<Svm>(kernel)};
         return Vcpu{host, VcpuFd{fd}, IoctlRef{kernel}};
     } else {
         return Vcpu{unit::host<V>(kernel), VcpuFd{fd}, IoctlRef{kernel}};
@@ -293,7 +293,7 @@ TEST_CASE("SET that returns a positive number is a failure of its own, and errno
     with_each_kind([]<class V>(VendorId vendor) {
         const auto state = Vcpu<V>::State::parse(l2_of(vendor));
         REQUIRE(state.has_value());
-        std::optional<kvm::Error> first;
+        std::optional<kvm::nested::Error> first;
         for (const int error_number : {0, EINVAL, EFAULT, ENOTTY, EBADF, EIO, EINTR, 4242}) {
             CAPTURE(error_number);
             Machine machine{vendor};
@@ -356,7 +356,7 @@ TEST_CASE("the failing path of SET asks GET once, with the full capacity, and ne
         CHECK(machine.kernel.sets() == 1);
         CHECK(machine.kernel.gets() == 1);
         for (const auto& call : machine.kernel.calls)
-            if (call.request == kvm::uapi::request::get_nested_state)
+            if (call.request == kvm::nested::uapi::request::get_nested_state)
                 CHECK(call.size == 8320);
     });
 }
@@ -378,7 +378,7 @@ void stays_within(const State& state) {
           == Phase::unrecognised);
     CHECK(state == State{state});
     CHECK(equivalent(state, state));
-    CHECK_FALSE(kvm::summary(state).view().empty());
+    CHECK_FALSE(kvm::nested::summary(state).view().empty());
 }
 
 TEST_CASE("bytes() never exceeds the object, whatever size the kernel answers") {

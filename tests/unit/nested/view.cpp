@@ -17,13 +17,13 @@ import unit.support;
 
 namespace {
 
-namespace vmx = kvm::vmx;
-namespace svm = kvm::svm;
-using kvm::NestedState;
-using kvm::NestedStateBuffer;
-using kvm::Phase;
-using kvm::Svm;
-using kvm::Vmx;
+namespace vmx = kvm::nested::vmx;
+namespace svm = kvm::nested::svm;
+using kvm::nested::NestedState;
+using kvm::nested::NestedStateBuffer;
+using kvm::nested::Phase;
+using kvm::nested::Svm;
+using kvm::nested::Vmx;
 using unit::Bytes;
 using unit::SvmBlob;
 using unit::VmxBlob;
@@ -97,9 +97,9 @@ static_assert(!has_gif<vmx::L2Active> && !has_vmcb12_pa<vmx::L2Active> && !has_c
 static_assert(!has_vmxon_pa<svm::L2Active> && !has_vmcs12<svm::L2Active> && !has_mtf_pending<svm::L2Active>);
 
 // What is not understood shows its header and nothing else; what is empty shows nothing.
-static_assert(has_header<kvm::Unrecognised> && shows_no_vmcs12<kvm::Unrecognised>
-              && shows_no_vmcb12<kvm::Unrecognised> && !has_gif<kvm::Unrecognised>);
-static_assert(!has_header<kvm::Empty>);
+static_assert(has_header<kvm::nested::Unrecognised> && shows_no_vmcs12<kvm::nested::Unrecognised>
+              && shows_no_vmcb12<kvm::nested::Unrecognised> && !has_gif<kvm::nested::Unrecognised>);
+static_assert(!has_header<kvm::nested::Empty>);
 
 // Lengths are types.
 template <class V>
@@ -129,7 +129,7 @@ TEST_CASE("visit hands out the view whose type is the phase, from a typed state 
         const auto buffer = parsed<NestedStateBuffer>(sample.bytes);
         CHECK(buffer.phase() == sample.phase);
         CHECK(visited(buffer) == sample.phase);
-        if (sample.vendor == kvm::VendorId::vmx)
+        if (sample.vendor == kvm::nested::VendorId::vmx)
             CHECK(visited(parsed<NestedState<Vmx>>(sample.bytes)) == sample.phase);
         else
             CHECK(visited(parsed<NestedState<Svm>>(sample.bytes)) == sample.phase);
@@ -139,9 +139,9 @@ TEST_CASE("visit hands out the view whose type is the phase, from a typed state 
 
 TEST_CASE("overloaded picks the lambda that fits the phase and leaves the rest to the last one") {
     const auto word = [](const auto& state) {
-        return state.visit(kvm::overloaded{[](const vmx::L2Active&) { return 1; },
-                                           [](const vmx::WithVmcs12&) { return 2; },
-                                           [](const auto&) { return 3; }});
+        return state.visit(kvm::nested::overloaded{[](const vmx::L2Active&) { return 1; },
+                                                   [](const vmx::WithVmcs12&) { return 2; },
+                                                   [](const auto&) { return 3; }});
     };
     CHECK(word(parsed<NestedState<Vmx>>(
               VmxBlob{.flags = 1, .vmxon_pa = 0x1000, .vmcs12_pa = 0x2000, .size = 4224}))
@@ -157,49 +157,50 @@ TEST_CASE("a view of L2 on VMX shows what the header and the pages hold") {
                                                         .deadline = 0xabcdef,
                                                         .size = 8320});
     bool seen = false;
-    state.visit(kvm::overloaded{[&](const vmx::L2Active& l2) {
-                                    seen = true;
-                                    CHECK(l2.vmxon_pa() == 0x1000);
-                                    CHECK(l2.vmcs12_pa().value_or(0) == 0x2000);
-                                    CHECK_FALSE(l2.enlightened_vmcs());
-                                    CHECK(l2.run_pending());
-                                    CHECK(l2.mtf_pending());
-                                    CHECK(l2.preemption_timer_deadline().value_or(0) == 0xabcdef);
-                                    CHECK(unit::offset_in(&state, l2.vmcs12().data()) == 128);
-                                    REQUIRE(l2.shadow_vmcs12().has_value());
-                                    CHECK(unit::offset_in(&state, l2.shadow_vmcs12()->data()) == 128 + 4096);
-                                    CHECK(&l2.header() == &state.header());
-                                },
-                                [](const auto&) {}});
+    state.visit(kvm::nested::overloaded{[&](const vmx::L2Active& l2) {
+                                            seen = true;
+                                            CHECK(l2.vmxon_pa() == 0x1000);
+                                            CHECK(l2.vmcs12_pa().value_or(0) == 0x2000);
+                                            CHECK_FALSE(l2.enlightened_vmcs());
+                                            CHECK(l2.run_pending());
+                                            CHECK(l2.mtf_pending());
+                                            CHECK(l2.preemption_timer_deadline().value_or(0) == 0xabcdef);
+                                            CHECK(unit::offset_in(&state, l2.vmcs12().data()) == 128);
+                                            REQUIRE(l2.shadow_vmcs12().has_value());
+                                            CHECK(unit::offset_in(&state, l2.shadow_vmcs12()->data())
+                                                  == 128 + 4096);
+                                            CHECK(&l2.header() == &state.header());
+                                        },
+                                        [](const auto&) {}});
     CHECK(seen);
 
     const auto plain =
         parsed<NestedState<Vmx>>(VmxBlob{.flags = 1, .vmxon_pa = 0x1000, .vmcs12_pa = 0x2000, .size = 4224});
-    plain.visit(kvm::overloaded{[](const vmx::L2Active& l2) {
-                                    CHECK_FALSE(l2.run_pending());
-                                    CHECK_FALSE(l2.mtf_pending());
-                                    CHECK_FALSE(l2.preemption_timer_deadline().has_value());
-                                    CHECK_FALSE(l2.shadow_vmcs12().has_value());
-                                },
-                                [](const auto&) { FAIL_CHECK("another phase"); }});
+    plain.visit(kvm::nested::overloaded{[](const vmx::L2Active& l2) {
+                                            CHECK_FALSE(l2.run_pending());
+                                            CHECK_FALSE(l2.mtf_pending());
+                                            CHECK_FALSE(l2.preemption_timer_deadline().has_value());
+                                            CHECK_FALSE(l2.shadow_vmcs12().has_value());
+                                        },
+                                        [](const auto&) { FAIL_CHECK("another phase"); }});
 }
 
 TEST_CASE("an enlightened VMCS has no address") {
     const auto state = parsed<NestedState<Vmx>>(VmxBlob{.flags = 4, .vmxon_pa = 0x1000, .size = 4224});
-    state.visit(kvm::overloaded{[](const vmx::CurrentVmcs& view) {
-                                    CHECK(view.enlightened_vmcs());
-                                    CHECK_FALSE(view.vmcs12_pa().has_value());
-                                },
-                                [](const auto&) { FAIL_CHECK("another phase"); }});
+    state.visit(kvm::nested::overloaded{[](const vmx::CurrentVmcs& view) {
+                                            CHECK(view.enlightened_vmcs());
+                                            CHECK_FALSE(view.vmcs12_pa().has_value());
+                                        },
+                                        [](const auto&) { FAIL_CHECK("another phase"); }});
 }
 
 TEST_CASE("in SMM the view tells what the SMI interrupted") {
     const auto flags = [](const NestedState<Vmx>& state) {
         return state.visit(
-            kvm::overloaded{[](const vmx::SmmVmxonOnly& view) { return int{view.smm_flags()}; },
-                            [](const vmx::SmmCurrentVmcs& view) { return int{view.smm_flags()}; },
-                            [](const vmx::SmmInterruptedL2& view) { return int{view.smm_flags()}; },
-                            [](const auto&) { return -1; }});
+            kvm::nested::overloaded{[](const vmx::SmmVmxonOnly& view) { return int{view.smm_flags()}; },
+                                    [](const vmx::SmmCurrentVmcs& view) { return int{view.smm_flags()}; },
+                                    [](const vmx::SmmInterruptedL2& view) { return int{view.smm_flags()}; },
+                                    [](const auto&) { return -1; }});
     };
     CHECK(flags(parsed<NestedState<Vmx>>(VmxBlob{.vmxon_pa = 0x1000, .smm_flags = 2})) == 2);
     CHECK(flags(parsed<NestedState<Vmx>>(
@@ -212,16 +213,17 @@ TEST_CASE("a view of L2 on SVM shows the controls of L2 and the save area of L1"
     const auto state = parsed<NestedState<Svm>>(
         SvmBlob{.flags = 3, .vmcb12_pa = 0x3000, .gpat = 0x0007040600070406, .size = 4224});
     bool seen = false;
-    state.visit(kvm::overloaded{[&](const svm::L2Active& l2) {
-                                    seen = true;
-                                    CHECK(l2.vmcb12_pa() == 0x3000);
-                                    CHECK(l2.gpat() == 0x0007040600070406);
-                                    CHECK(l2.run_pending());
-                                    CHECK_FALSE(l2.gif());
-                                    CHECK(unit::offset_in(&state, l2.control_area().data()) == 128);
-                                    CHECK(unit::offset_in(&state, l2.l1_save_area().data()) == 128 + 1024);
-                                },
-                                [](const auto&) {}});
+    state.visit(kvm::nested::overloaded{[&](const svm::L2Active& l2) {
+                                            seen = true;
+                                            CHECK(l2.vmcb12_pa() == 0x3000);
+                                            CHECK(l2.gpat() == 0x0007040600070406);
+                                            CHECK(l2.run_pending());
+                                            CHECK_FALSE(l2.gif());
+                                            CHECK(unit::offset_in(&state, l2.control_area().data()) == 128);
+                                            CHECK(unit::offset_in(&state, l2.l1_save_area().data())
+                                                  == 128 + 1024);
+                                        },
+                                        [](const auto&) {}});
     CHECK(seen);
 }
 

@@ -69,7 +69,7 @@ TEST_CASE("a stream is known by its first word, whatever its version") {
 
 TEST_CASE("every nested state that KVM gives comes out of a stream as it went in") {
     for (const auto& sample : unit::samples()) {
-        const auto has_subsection = sample.vendor == kvm::VendorId::vmx
+        const auto has_subsection = sample.vendor == kvm::nested::VendorId::vmx
                                         ? unit::take<std::uint64_t>(sample.bytes, 8) != unit::none
                                         : sample.bytes.size() > 128;
         if (!has_subsection) // QEMU writes none for it
@@ -82,7 +82,7 @@ TEST_CASE("every nested state that KVM gives comes out of a stream as it went in
         CHECK(contents.states[0].bytes.empty());
         CHECK(contents.states[1].vcpu == 1);
         auto expected = sample.bytes;
-        if (sample.vendor == kvm::VendorId::vmx) // what QEMU drops
+        if (sample.vendor == kvm::nested::VendorId::vmx) // what QEMU drops
             std::fill_n(expected.begin() + 28, 12, std::byte{0});
         else
             std::fill_n(expected.begin() + 16, 8, std::byte{0});

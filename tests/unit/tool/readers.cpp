@@ -82,7 +82,7 @@ TEST_CASE("a state that no vCPU can be in is shown, and said to be one") {
     REQUIRE(read);
     const auto refused = read->states[0].refused();
     REQUIRE(refused);
-    CHECK(refused->code == kvm::Errc::bad_vmcs12_revision);
+    CHECK(refused->code == kvm::nested::Errc::bad_vmcs12_revision);
     CHECK(refused->detail == 128);
 }
 
@@ -123,17 +123,18 @@ TEST_CASE("random bytes are an answer") {
 }
 
 TEST_CASE("a kvm.vcpu file gives its nested state, and the registers beside it") {
-    kvm::VcpuState vcpu;
-    vcpu.vendor = kvm::VendorId::svm;
-    vcpu.nested = *kvm::NestedStateBuffer::parse(svm_l2());
+    kvm::vcpu::VcpuState vcpu;
+    vcpu.vendor = kvm::nested::VendorId::svm;
+    vcpu.nested = *kvm::nested::NestedStateBuffer::parse(svm_l2());
     vcpu.xsave.resize(4096);
     vcpu.regs.rip = 0x1234;
     vcpu.sregs.cr3 = 0x5000;
     Bytes file;
-    REQUIRE(kvm::encode(vcpu, [&](std::span<const std::byte> piece) -> std::expected<void, kvm::Error> {
-        file.insert(file.end(), piece.begin(), piece.end());
-        return {};
-    }));
+    REQUIRE(kvm::vcpu::encode(
+        vcpu, [&](std::span<const std::byte> piece) -> std::expected<void, kvm::nested::Error> {
+            file.insert(file.end(), piece.begin(), piece.end());
+            return {};
+        }));
     const auto read = read_any(file);
     REQUIRE(read);
     CHECK(read->format == "kvm.vcpu file");
@@ -148,11 +149,12 @@ TEST_CASE("a kvm.vcpu file gives its nested state, and the registers beside it")
 }
 
 TEST_CASE("JSON of this library is a state, other JSON is not") {
-    const auto json = kvm::to_json(vmx_l2());
+    const auto json = kvm::nested::to_json(vmx_l2());
     const auto read = read_any(of("\n " + json));
     REQUIRE(read);
     CHECK(read->format == "JSON of kvm-nested");
-    CHECK(read_any(of(kvm::to_json(read->states[0].bytes)))->states[0].bytes == read->states[0].bytes);
+    CHECK(read_any(of(kvm::nested::to_json(read->states[0].bytes)))->states[0].bytes
+          == read->states[0].bytes);
     CHECK(trouble(of("{\"a\": ")) == "6: this is not JSON");
     CHECK(!trouble(of("{}")).empty());
 }

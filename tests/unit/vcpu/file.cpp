@@ -18,13 +18,13 @@ import unit.vcpu.support;
 
 namespace {
 
-using kvm::Errc;
-using kvm::Operation;
-using kvm::ParsedFile;
-using kvm::Section;
-using kvm::SectionType;
-using kvm::VcpuState;
-using kvm::VendorId;
+using kvm::nested::Errc;
+using kvm::nested::Operation;
+using kvm::nested::VendorId;
+using kvm::vcpu::ParsedFile;
+using kvm::vcpu::Section;
+using kvm::vcpu::SectionType;
+using kvm::vcpu::VcpuState;
 using unit::Bytes;
 using unit::saved;
 
@@ -54,11 +54,11 @@ void put(Bytes& bytes, std::size_t offset, T value) {
 
 Bytes encoded(const VcpuState& state, std::span<const Section> callers = {}) {
     Bytes bytes;
-    const auto append = [&](std::span<const std::byte> piece) -> std::expected<void, kvm::Error> {
+    const auto append = [&](std::span<const std::byte> piece) -> std::expected<void, kvm::nested::Error> {
         bytes.insert(bytes.end(), piece.begin(), piece.end());
         return {};
     };
-    REQUIRE(kvm::encode(state, append, callers).has_value());
+    REQUIRE(kvm::vcpu::encode(state, append, callers).has_value());
     return bytes;
 }
 
@@ -133,8 +133,8 @@ Bytes resized(const Bytes& file, SectionType type, std::size_t size) {
     return result;
 }
 
-kvm::Error refused(const Bytes& file) {
-    const auto parsed = kvm::parse_vcpu(file);
+kvm::nested::Error refused(const Bytes& file) {
+    const auto parsed = kvm::vcpu::parse_vcpu(file);
     REQUIRE_FALSE(parsed.has_value());
     return parsed.error();
 }
@@ -157,7 +157,7 @@ TEST_CASE("what is written is what is read") {
         },
         [](VcpuState& state) { state.xsave.resize(4099); },
         [](VcpuState& state) {
-            state.nested = kvm::NestedStateBuffer::not_in_nested_operation(state.vendor);
+            state.nested = kvm::nested::NestedStateBuffer::not_in_nested_operation(state.vendor);
         },
     };
     for (const auto vendor : {VendorId::vmx, VendorId::svm})
@@ -166,7 +166,7 @@ TEST_CASE("what is written is what is read") {
             change(state);
             const auto file = encoded(state);
             CHECK(get<std::uint64_t>(file, 16) == file.size());
-            const auto parsed = kvm::parse_vcpu(file);
+            const auto parsed = kvm::vcpu::parse_vcpu(file);
             REQUIRE(parsed.has_value());
             CHECK(parsed->state == state);
             CHECK(parsed->sections.empty());
@@ -207,7 +207,7 @@ TEST_CASE("the file is laid out as documented") {
 TEST_CASE("a file that is cut anywhere is refused, and so is one with something behind it") {
     const auto file = encoded(saved());
     for (std::size_t size = 0; size < file.size(); ++size) {
-        const auto parsed = kvm::parse_vcpu(std::span{file}.first(size));
+        const auto parsed = kvm::vcpu::parse_vcpu(std::span{file}.first(size));
         if (parsed || parsed.error().code != Errc::too_short || parsed.error().detail != size)
             FAIL("cut at ", size);
     }
@@ -222,7 +222,7 @@ TEST_CASE("a cut file is refused even if its header has been mended") {
     for (std::size_t size = header_bytes; size < file.size(); ++size) {
         Bytes cut(file.begin(), file.begin() + static_cast<std::ptrdiff_t>(size));
         seal(cut);
-        if (kvm::parse_vcpu(cut))
+        if (kvm::vcpu::parse_vcpu(cut))
             FAIL("cut at ", size);
     }
 }
@@ -234,11 +234,11 @@ TEST_CASE("no flipped bit goes unseen") {
     for (std::size_t bit = 0; bit < file.size() * 8; ++bit) {
         const auto mask = std::byte{1} << static_cast<int>(bit % 8);
         file[bit / 8] ^= mask;
-        if (kvm::parse_vcpu(file))
+        if (kvm::vcpu::parse_vcpu(file))
             FAIL("bit ", bit % 8, " of byte ", bit / 8);
         file[bit / 8] ^= mask;
     }
-    CHECK(kvm::parse_vcpu(file).has_value());
+    CHECK(kvm::vcpu::parse_vcpu(file).has_value());
 }
 
 TEST_CASE("a damaged section is located") {
@@ -293,7 +293,7 @@ TEST_CASE("an unknown section is skipped if it is optional, and refused if it is
     const auto state = saved();
     const auto file = encoded(state);
     for (const std::uint32_t type : {0u, 14u, 0x7fffffffu}) {
-        const auto optional = kvm::parse_vcpu(with(file, section(type, 0, 5)));
+        const auto optional = kvm::vcpu::parse_vcpu(with(file, section(type, 0, 5)));
         REQUIRE(optional.has_value());
         CHECK(optional->state == state);
         CHECK(optional->sections.empty());
@@ -323,7 +323,7 @@ TEST_CASE("a section that is missing is named, and only the APIC may be") {
         if (static_cast<SectionType>(type) == SectionType::lapic) {
             auto expected = state;
             expected.lapic.reset();
-            const auto parsed = kvm::parse_vcpu(shorter);
+            const auto parsed = kvm::vcpu::parse_vcpu(shorter);
             REQUIRE(parsed.has_value());
             CHECK(parsed->state == expected);
         } else {
@@ -404,7 +404,7 @@ TEST_CASE("callers' sections come back in their order, repeated or empty as they
     const std::array callers{Section{0x8000'0001, memory}, Section{0x8000'0002, {}},
                              Section{0x8000'0001, disk}, Section{0xffff'ffff, disk}};
     const auto file = encoded(saved(), callers);
-    const auto parsed = kvm::parse_vcpu(file);
+    const auto parsed = kvm::vcpu::parse_vcpu(file);
     REQUIRE(parsed.has_value());
     REQUIRE(parsed->sections.size() == 4);
     for (std::size_t i = 0; i < 4; ++i) {
@@ -417,21 +417,21 @@ TEST_CASE("callers' sections come back in their order, repeated or empty as they
 
 TEST_CASE("what cannot be read again is not written") {
     std::size_t written = 0;
-    const auto count = [&](std::span<const std::byte> piece) -> std::expected<void, kvm::Error> {
+    const auto count = [&](std::span<const std::byte> piece) -> std::expected<void, kvm::nested::Error> {
         written += piece.size();
         return {};
     };
     auto state = saved();
     const std::array bad{Section{0x7fff'ffff, {}}};
-    CHECK(kvm::encode(state, count, bad).error().code == Errc::malformed_section);
-    CHECK(kvm::encode(state, count, bad).error().detail == 0x7fff'ffff);
+    CHECK(kvm::vcpu::encode(state, count, bad).error().code == Errc::malformed_section);
+    CHECK(kvm::vcpu::encode(state, count, bad).error().detail == 0x7fff'ffff);
     state.xsave.resize(100);
-    CHECK(kvm::encode(state, count).error().code == Errc::malformed_section);
+    CHECK(kvm::vcpu::encode(state, count).error().code == Errc::malformed_section);
     state = saved();
     state.vendor = VendorId::vmx;
-    CHECK(kvm::encode(state, count).error().code == Errc::wrong_vendor);
+    CHECK(kvm::vcpu::encode(state, count).error().code == Errc::wrong_vendor);
     state.nested.clear();
-    CHECK(kvm::encode(state, count).error().code == Errc::no_state);
+    CHECK(kvm::vcpu::encode(state, count).error().code == Errc::no_state);
     CHECK(written == 0);
 }
 
@@ -442,14 +442,14 @@ TEST_CASE("a sink that fails anywhere ends the writing with its own error") {
     for (int fail_at = 0;; ++fail_at) {
         int calls = 0;
         std::size_t written = 0;
-        const auto sink = [&](std::span<const std::byte> piece) -> std::expected<void, kvm::Error> {
+        const auto sink = [&](std::span<const std::byte> piece) -> std::expected<void, kvm::nested::Error> {
             if (calls++ == fail_at)
-                return std::unexpected(
-                    kvm::Error{.code = Errc::file_system, .operation = Operation::file, .detail = 42});
+                return std::unexpected(kvm::nested::Error{
+                    .code = Errc::file_system, .operation = Operation::file, .detail = 42});
             written += piece.size();
             return {};
         };
-        const auto done = kvm::encode(state, sink);
+        const auto done = kvm::vcpu::encode(state, sink);
         if (done) {
             CHECK(written == size);
             break;
@@ -479,8 +479,8 @@ TEST_CASE("thousands of spoilt files with fitting checksums are read or refused,
             seal_section(spoilt, at);
         else
             put(spoilt, at + 20, crc(std::span{spoilt}.subspan(at, 20)));
-        if (const auto parsed = kvm::parse_vcpu(spoilt)) {
-            const auto again = kvm::parse_vcpu(encoded(parsed->state));
+        if (const auto parsed = kvm::vcpu::parse_vcpu(spoilt)) {
+            const auto again = kvm::vcpu::parse_vcpu(encoded(parsed->state));
             REQUIRE(again.has_value());
             CHECK(again->state == parsed->state);
         }

@@ -22,8 +22,8 @@ import unit.vcpu.support;
 
 namespace {
 
-using kvm::Errc;
-using kvm::Operation;
+using kvm::nested::Errc;
+using kvm::nested::Operation;
 using unit::Bytes;
 using unit::saved;
 
@@ -55,7 +55,7 @@ void write_text(const std::string& path, const std::string& text) {
 }
 
 std::string text_of(const std::string& path) {
-    const auto bytes = kvm::read_file(path.c_str());
+    const auto bytes = kvm::vcpu::read_file(path.c_str());
     REQUIRE(bytes.has_value());
     return {reinterpret_cast<const char*>(bytes->data()), bytes->size()};
 }
@@ -71,20 +71,20 @@ TEST_CASE("a file that is written can be read, by its owner alone, and nothing l
     const auto path = folder / "vcpu";
     const auto state = saved();
     const Bytes memory(100'000, std::byte{3});
-    const std::array callers{kvm::Section{0x8000'0001, memory}};
+    const std::array callers{kvm::vcpu::Section{0x8000'0001, memory}};
     for (const bool over_another : {false, true}) {
         if (over_another) {
             write_text(path, "another");
             REQUIRE(mode_of(path) != 0600);
         }
         const auto mask = ::umask(0);
-        REQUIRE(kvm::write_file(path.c_str(), state, callers).has_value());
+        REQUIRE(kvm::vcpu::write_file(path.c_str(), state, callers).has_value());
         ::umask(mask);
         CHECK(mode_of(path) == 0600);
         CHECK(folder.entries() == 1);
-        const auto bytes = kvm::read_file(path.c_str());
+        const auto bytes = kvm::vcpu::read_file(path.c_str());
         REQUIRE(bytes.has_value());
-        const auto parsed = kvm::parse_vcpu(*bytes);
+        const auto parsed = kvm::vcpu::parse_vcpu(*bytes);
         REQUIRE(parsed.has_value());
         CHECK(parsed->state == state);
         REQUIRE(parsed->sections.size() == 1);
@@ -97,7 +97,7 @@ TEST_CASE("a file in the working folder needs no path") {
     const Folder folder;
     const auto before = std::filesystem::current_path();
     std::filesystem::current_path(folder / "");
-    const auto written = kvm::write_file("vcpu", saved());
+    const auto written = kvm::vcpu::write_file("vcpu", saved());
     std::filesystem::current_path(before);
     CHECK(written.has_value());
     CHECK(mode_of(folder / "vcpu") == 0600);
@@ -112,7 +112,7 @@ TEST_CASE("a file that cannot be written whole leaves the old one as it was and 
     REQUIRE(::getrlimit(RLIMIT_FSIZE, &before) == 0);
     const rlimit small{.rlim_cur = 6000, .rlim_max = before.rlim_max};
     REQUIRE(::setrlimit(RLIMIT_FSIZE, &small) == 0);
-    const auto written = kvm::write_file(path.c_str(), saved());
+    const auto written = kvm::vcpu::write_file(path.c_str(), saved());
     REQUIRE(::setrlimit(RLIMIT_FSIZE, &before) == 0);
     REQUIRE_FALSE(written.has_value());
     CHECK(written.error().code == Errc::file_system);
@@ -129,7 +129,7 @@ TEST_CASE("a state that has no file form leaves the old file as it was") {
     write_text(path, "the old one");
     auto state = saved();
     state.nested.clear();
-    CHECK(kvm::write_file(path.c_str(), state).error().code == Errc::no_state);
+    CHECK(kvm::vcpu::write_file(path.c_str(), state).error().code == Errc::no_state);
     CHECK(text_of(path) == "the old one");
     CHECK(folder.entries() == 1);
 }
@@ -137,7 +137,7 @@ TEST_CASE("a state that has no file form leaves the old file as it was") {
 TEST_CASE("a place where no file can be is refused with its errno") {
     const Folder folder;
     const auto errno_of = [&](const std::string& name) {
-        const auto written = kvm::write_file((folder / name).c_str(), saved());
+        const auto written = kvm::vcpu::write_file((folder / name).c_str(), saved());
         REQUIRE_FALSE(written.has_value());
         CHECK(written.error().code == Errc::file_system);
         return written.error().error_number;
@@ -154,7 +154,7 @@ TEST_CASE("a place where no file can be is refused with its errno") {
 TEST_CASE("a folder that is not ours to write to is refused with its errno") {
     if (::geteuid() == 0 && ::access("/sys/kernel", F_OK) != 0)
         return;
-    const auto written = kvm::write_file("/sys/kernel/vcpu", saved()); // not even root's
+    const auto written = kvm::vcpu::write_file("/sys/kernel/vcpu", saved()); // not even root's
     REQUIRE_FALSE(written.has_value());
     CHECK(written.error().code == Errc::file_system);
 }
@@ -162,7 +162,7 @@ TEST_CASE("a folder that is not ours to write to is refused with its errno") {
 TEST_CASE("reading tells what is not a file, not there, or too large") {
     const Folder folder;
     const auto errno_of = [&](const std::string& name, std::size_t limit = 1000) {
-        const auto read = kvm::read_file((folder / name).c_str(), limit);
+        const auto read = kvm::vcpu::read_file((folder / name).c_str(), limit);
         REQUIRE_FALSE(read.has_value());
         CHECK(read.error().code == Errc::file_system);
         CHECK(read.error().operation == Operation::file);
@@ -174,9 +174,9 @@ TEST_CASE("reading tells what is not a file, not there, or too large") {
     CHECK(errno_of("pipe") == EINVAL);
     write_text(folder / "file", std::string(1001, 'x'));
     CHECK(errno_of("file") == EFBIG);
-    CHECK(kvm::read_file((folder / "file").c_str(), 1001)->size() == 1001);
+    CHECK(kvm::vcpu::read_file((folder / "file").c_str(), 1001)->size() == 1001);
     write_text(folder / "empty", "");
-    CHECK(kvm::read_file((folder / "empty").c_str(), 0)->empty());
+    CHECK(kvm::vcpu::read_file((folder / "empty").c_str(), 0)->empty());
 }
 
 } // namespace

@@ -11,13 +11,15 @@ import unit.vcpu.support;
 
 namespace {
 
-using kvm::keeps_restore_order;
-using kvm::restore_order;
-using kvm::Step;
-using kvm::StepSet;
+using kvm::vcpu::keeps_restore_order;
+using kvm::vcpu::restore_order;
+using kvm::vcpu::Step;
+using kvm::vcpu::StepSet;
 
 constexpr bool before(Step a, Step b) {
-    const auto at = [](Step step) { return std::ranges::find(restore_order, step, &kvm::OrderedStep::step); };
+    const auto at = [](Step step) {
+        return std::ranges::find(restore_order, step, &kvm::vcpu::OrderedStep::step);
+    };
     return at(a) < at(b);
 }
 
@@ -35,7 +37,7 @@ static_assert(before(Step::tsc, Step::msrs));
 static_assert(before(Step::regs, Step::events)); // KVM_SET_REGS drops a pending exception
 static_assert(before(Step::events, Step::mp_state));
 static_assert(before(Step::nested_state, Step::first_run));
-static_assert(std::ranges::all_of(restore_order, [](const kvm::OrderedStep& ordered) {
+static_assert(std::ranges::all_of(restore_order, [](const kvm::vcpu::OrderedStep& ordered) {
     return ordered.step >= Step::nested_state || before(ordered.step, Step::nested_state);
 }));
 
@@ -52,7 +54,7 @@ TEST_CASE("every step has a name of its own and a reason") {
     for (const auto& ordered : restore_order) {
         CHECK(name(ordered.step) == ordered.name);
         CHECK_FALSE(ordered.reason.empty());
-        CHECK(std::ranges::count(restore_order, ordered.name, &kvm::OrderedStep::name) == 1);
+        CHECK(std::ranges::count(restore_order, ordered.name, &kvm::vcpu::OrderedStep::name) == 1);
     }
 }
 

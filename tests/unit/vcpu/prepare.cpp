@@ -12,16 +12,16 @@ import unit.vcpu.support;
 
 namespace {
 
-using kvm::Errc;
-using kvm::Operation;
-using kvm::Requirements;
-using kvm::SystemFd;
-using kvm::VmFd;
+using kvm::nested::Errc;
+using kvm::nested::Operation;
+using kvm::nested::SystemFd;
+using kvm::nested::VmFd;
+using kvm::vcpu::Requirements;
 using unit::FakeKvm;
 namespace cap = unit::cap;
 
 auto prepare(FakeKvm& fake, const Requirements& requirements) {
-    return kvm::prepare(SystemFd{FakeKvm::system}, VmFd{FakeKvm::vm}, requirements, fake);
+    return kvm::vcpu::prepare(SystemFd{FakeKvm::system}, VmFd{FakeKvm::vm}, requirements, fake);
 }
 
 TEST_CASE("prepare switches on what is asked for and nothing else") {
@@ -81,13 +81,14 @@ TEST_CASE("a failing KVM_ENABLE_CAP is an error of prepare that names the capabi
 
 TEST_CASE("a descriptor of the wrong kind is said to be one") {
     FakeKvm fake;
-    CHECK(kvm::prepare(SystemFd{FakeKvm::system}, VmFd{FakeKvm::vcpu}, {}, fake).error().code
+    CHECK(kvm::vcpu::prepare(SystemFd{FakeKvm::system}, VmFd{FakeKvm::vcpu}, {}, fake).error().code
           == Errc::vcpu_fd_given);
-    CHECK(kvm::prepare(SystemFd{FakeKvm::system}, VmFd{99}, {}, fake).error().code == Errc::bad_descriptor);
+    CHECK(kvm::vcpu::prepare(SystemFd{FakeKvm::system}, VmFd{99}, {}, fake).error().code
+          == Errc::bad_descriptor);
 }
 
 TEST_CASE("a VMM that has prepared its VM itself says so") {
-    constexpr auto prepared = kvm::already_prepared({.disabled_quirks = 4});
+    constexpr auto prepared = kvm::vcpu::already_prepared({.disabled_quirks = 4});
     static_assert(prepared.requirements().disabled_quirks == 4);
     CHECK(prepared.requirements().exception_payload);
 }

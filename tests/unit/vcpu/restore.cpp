@@ -13,13 +13,13 @@ import unit.vcpu.support;
 
 namespace {
 
-using kvm::Errc;
-using kvm::Operation;
-using kvm::Requirements;
-using kvm::Step;
-using kvm::StepSet;
-using kvm::VcpuState;
-using kvm::VendorId;
+using kvm::nested::Errc;
+using kvm::nested::Operation;
+using kvm::nested::VendorId;
+using kvm::vcpu::Requirements;
+using kvm::vcpu::Step;
+using kvm::vcpu::StepSet;
+using kvm::vcpu::VcpuState;
 using unit::busy;
 using unit::FakeKvm;
 using unit::saved;
@@ -80,7 +80,7 @@ constexpr bool is_callers(Step step) {
 /// With something to do in every step.
 VcpuState full_state() {
     auto source = busy(VendorId::vmx, 1);
-    source.nested = unit::l2_active(VendorId::vmx, kvm::uapi::state_flag::evmcs);
+    source.nested = unit::l2_active(VendorId::vmx, kvm::nested::uapi::state_flag::evmcs);
     return *whole(source, {.enlightened_vmcs = true}).save();
 }
 
@@ -96,7 +96,7 @@ TEST_CASE("what was saved is what the other vCPU has afterwards") {
         REQUIRE(again.has_value());
         // Six MSRs are nobody's to write; all else is equal.
         for (auto& msr : again->feature_msrs)
-            if (std::ranges::contains(kvm::uapi::msr::derived, msr.index))
+            if (std::ranges::contains(kvm::vcpu::uapi::msr::derived, msr.index))
                 msr.value = std::uint64_t{msr.index} * 1000 + 1;
         CHECK(*again == state);
     }
@@ -106,7 +106,7 @@ TEST_CASE("a vmcs12 that is restored onto a vCPU that was in L2 does not pay for
     auto source = busy(VendorId::vmx, 1);
     source.nested[0] = std::byte{}; // L1 runs, a VMCS is current
     const auto state = *whole(source).save();
-    REQUIRE(state.nested.phase() == kvm::Phase::vmx_current_vmcs);
+    REQUIRE(state.nested.phase() == kvm::nested::Phase::vmx_current_vmcs);
     auto target = busy(VendorId::vmx, 2);
     const auto vcpu = whole(target);
     REQUIRE(vcpu.restore(state).has_value());
@@ -118,23 +118,23 @@ TEST_CASE("the ioctls come in restore_order") {
     auto target = busy(VendorId::vmx, 2);
     REQUIRE(whole(target, {.enlightened_vmcs = true}).restore(full_state()).has_value());
     std::vector<Step> expected;
-    for (const auto& ordered : kvm::restore_order)
+    for (const auto& ordered : kvm::vcpu::restore_order)
         if (!is_callers(ordered.step))
             expected.push_back(ordered.step);
     const auto steps = steps_of(target);
     CHECK(steps == expected);
-    CHECK(kvm::keeps_restore_order(steps));
+    CHECK(kvm::vcpu::keeps_restore_order(steps));
 }
 
 TEST_CASE("a step that is left out is left out, and no other") {
     const auto state = full_state();
-    for (const auto& left_out : kvm::restore_order) {
+    for (const auto& left_out : kvm::vcpu::restore_order) {
         CAPTURE(left_out.name);
         auto target = busy(VendorId::vmx, 2);
         REQUIRE(
             whole(target, {.enlightened_vmcs = true}).restore_without({left_out.step}, state).has_value());
         std::vector<Step> expected;
-        for (const auto& ordered : kvm::restore_order)
+        for (const auto& ordered : kvm::vcpu::restore_order)
             if (!is_callers(ordered.step) && ordered.step != left_out.step)
                 expected.push_back(ordered.step);
         CHECK(steps_of(target, left_out.step == Step::clear_nested_state) == expected);
@@ -255,7 +255,7 @@ TEST_CASE("the VMX capabilities that nobody can write are compared instead") {
     REQUIRE(report.has_value());
     CHECK(report->refused_msrs.empty());
     REQUIRE(report->derived_msrs.size() == 1);
-    CHECK(report->derived_msrs[0] == kvm::RefusedMsr{0x487, 0x487 * 1000 + 1, 0x487 * 1000 + 6});
+    CHECK(report->derived_msrs[0] == kvm::vcpu::RefusedMsr{0x487, 0x487 * 1000 + 1, 0x487 * 1000 + 6});
     CHECK_FALSE(report->complete());
 }
 
@@ -343,7 +343,7 @@ TEST_CASE("a state that is not whole, or of the other vendor, is refused before 
     CHECK(refused([](VcpuState& state) { state.nested.clear(); }).code == Errc::no_state);
     CHECK(refused([](VcpuState& state) { state.xsave.clear(); }).code == Errc::no_vcpu_group);
     CHECK(refused([](VcpuState& state) { state.xsave.clear(); }).detail
-          == static_cast<std::uint64_t>(kvm::SectionType::xsave));
+          == static_cast<std::uint64_t>(kvm::vcpu::SectionType::xsave));
     CHECK(refused([](VcpuState& state) { state.cpuid.resize(257); }).code == Errc::no_vcpu_group);
     CHECK(refused([](VcpuState& state) { state.xcrs.count = 17; }).code == Errc::no_vcpu_group);
 }
@@ -402,7 +402,7 @@ TEST_CASE("an interrupt controller must be in the kernel on both sides or on nei
     REQUIRE_FALSE(report.has_value());
     CHECK(report.error().code == Errc::no_vcpu_group);
     CHECK(report.error().operation == Operation::lapic);
-    CHECK(report.error().detail == static_cast<std::uint64_t>(kvm::SectionType::lapic));
+    CHECK(report.error().detail == static_cast<std::uint64_t>(kvm::vcpu::SectionType::lapic));
 
     target.lapic.reset();
     CHECK(whole(target).restore(without).has_value());

@@ -10,10 +10,10 @@ import unit.vcpu.support;
 
 namespace {
 
-using kvm::Errc;
-using kvm::FirstRun;
-using kvm::Operation;
-using kvm::VendorId;
+using kvm::nested::Errc;
+using kvm::nested::Operation;
+using kvm::nested::VendorId;
+using kvm::vcpu::FirstRun;
 using unit::busy;
 using unit::RunEnd;
 using unit::whole;

@@ -12,15 +12,15 @@ import unit.vcpu.support;
 
 namespace {
 
-using kvm::Errc;
-using kvm::Operation;
-using kvm::VendorId;
+using kvm::nested::Errc;
+using kvm::nested::Operation;
+using kvm::nested::VendorId;
 using unit::busy;
 using unit::whole;
 namespace request = unit::request;
 namespace cap = unit::cap;
 
-std::vector<std::uint32_t> indices(const std::vector<kvm::uapi::Msr>& msrs) {
+std::vector<std::uint32_t> indices(const std::vector<kvm::vcpu::uapi::Msr>& msrs) {
     std::vector<std::uint32_t> result;
     for (const auto& msr : msrs)
         result.push_back(msr.index);
@@ -33,7 +33,7 @@ TEST_CASE("saving takes every group as the vCPU has it") {
         const auto state = whole(fake).save();
         REQUIRE(state.has_value());
         CHECK(state->vendor == vendor);
-        CHECK(state->requirements == kvm::Requirements{});
+        CHECK(state->requirements == kvm::vcpu::Requirements{});
         CHECK(state->regs == fake.regs);
         CHECK(state->sregs == fake.sregs);
         CHECK(state->debugregs == fake.debugregs);
@@ -92,10 +92,10 @@ TEST_CASE("saving without a capability that must be on says which") {
 
 TEST_CASE("the state says what was really on, whatever was promised") {
     auto fake = busy(VendorId::vmx);
-    fake.nested = unit::l2_active(VendorId::vmx, kvm::uapi::state_flag::evmcs);
+    fake.nested = unit::l2_active(VendorId::vmx, kvm::nested::uapi::state_flag::evmcs);
     auto state = whole(fake, {.exception_payload = false, .triple_fault_event = false}).save();
     REQUIRE(state.has_value());
-    CHECK(state->requirements == kvm::Requirements{.enlightened_vmcs = true});
+    CHECK(state->requirements == kvm::vcpu::Requirements{.enlightened_vmcs = true});
     fake.events_flags = 0x0d;
     state =
         whole(fake, {.exception_payload = false, .triple_fault_event = false, .disabled_quirks = 3}).save();
@@ -143,11 +143,15 @@ TEST_CASE("each failing ioctl gives an error with its operation") {
 
 TEST_CASE("the wrong descriptor is said to be one, whichever ioctl meets it first") {
     auto fake = busy(VendorId::svm);
-    const auto host = kvm::Host<kvm::Any>::probe(kvm::SystemFd{3}, fake);
+    const auto host = kvm::nested::Host<kvm::nested::Any>::probe(kvm::nested::SystemFd{3}, fake);
     const auto with = [&](int system, int vm, int vcpu) {
-        return kvm::WholeVcpu{*host,         kvm::already_prepared({}), kvm::SystemFd{system},
-                              kvm::VmFd{vm}, kvm::VcpuFd{vcpu},         &fake.page,
-                              fake}
+        return kvm::vcpu::WholeVcpu{*host,
+                                    kvm::vcpu::already_prepared({}),
+                                    kvm::nested::SystemFd{system},
+                                    kvm::nested::VmFd{vm},
+                                    kvm::nested::VcpuFd{vcpu},
+                                    &fake.page,
+                                    fake}
             .save()
             .error()
             .code;

@@ -20,9 +20,9 @@ export import kvm.vcpu;
 
 export namespace unit {
 
-namespace request = kvm::uapi::request;
-namespace cap = kvm::uapi::cap;
-namespace exit_reason = kvm::uapi::exit_reason;
+namespace request = kvm::vcpu::uapi::request;
+namespace cap = kvm::vcpu::uapi::cap;
+namespace exit_reason = kvm::vcpu::uapi::exit_reason;
 
 using Bytes = std::vector<std::byte>;
 
@@ -46,21 +46,22 @@ struct RunEnd {
 };
 
 /// A nested state as bytes: VMX with a current VMCS and L2 active, or SVM with L2 active.
-inline Bytes l2_active(kvm::VendorId vendor, std::uint16_t more_flags = 0) {
-    const bool vmx = vendor == kvm::VendorId::vmx;
-    kvm::uapi::StateHeader header{};
+inline Bytes l2_active(kvm::nested::VendorId vendor, std::uint16_t more_flags = 0) {
+    const bool vmx = vendor == kvm::nested::VendorId::vmx;
+    kvm::nested::uapi::StateHeader header{};
     header.flags = static_cast<std::uint16_t>((vmx ? 0x1 : 0x101) | more_flags);
     header.format = vmx ? 0 : 1;
     header.size = 4224;
     header.vendor[0] = vmx ? 0x1000 : 0xc000;
     if (vmx)
-        header.vendor[1] = (more_flags & kvm::uapi::state_flag::evmcs) != 0 ? kvm::uapi::no_address : 0x2000;
+        header.vendor[1] =
+            (more_flags & kvm::nested::uapi::state_flag::evmcs) != 0 ? kvm::nested::uapi::no_address : 0x2000;
     Bytes bytes(4224);
     for (std::size_t i = 128; i < bytes.size(); ++i)
         bytes[i] = static_cast<std::byte>(i * 37 + i / 256);
     std::memcpy(bytes.data(), &header, sizeof header);
     if (vmx)
-        std::memcpy(bytes.data() + 128, &kvm::uapi::vmcs12_revision, 4);
+        std::memcpy(bytes.data() + 128, &kvm::nested::uapi::vmcs12_revision, 4);
     return bytes;
 }
 
@@ -68,30 +69,30 @@ inline Bytes l2_active(kvm::VendorId vendor, std::uint16_t more_flags = 0) {
 struct FakeKvm {
     static constexpr int system = 3, vm = 4, vcpu = 5;
 
-    kvm::VendorId vendor = kvm::VendorId::svm;
+    kvm::nested::VendorId vendor = kvm::nested::VendorId::svm;
     std::map<std::uint32_t, int> offered{{cap::exception_payload, 1},
                                          {cap::triple_fault_event, 1},
                                          {cap::disable_quirks2, 0xfff},
                                          {cap::enlightened_vmcs, 1},
                                          {cap::xsave2, 4096}};
-    std::vector<kvm::uapi::EnableCap> enabled_on_vm, enabled_on_vcpu;
+    std::vector<kvm::vcpu::uapi::EnableCap> enabled_on_vm, enabled_on_vcpu;
     std::uint32_t events_flags = 0x3d; ///< what KVM_GET_VCPU_EVENTS sets
 
-    std::vector<kvm::uapi::CpuidEntry> cpuid;
+    std::vector<kvm::nested::uapi::CpuidEntry> cpuid;
     std::vector<std::uint32_t> msr_list, feature_list;
     std::map<std::uint32_t, std::uint64_t> msr;
     std::set<std::uint32_t> unreadable, refused;
     bool keeps_cpuid_count = false; ///< KVM_GET_CPUID2 does not write the count back, as in Linux 6.1
     int tsc_khz = 2'000'000;
     std::optional<int> vm_tsc_khz; ///< KVM_GET_TSC_KHZ on the VM; none: a kernel that does not know it
-    kvm::uapi::Regs regs{};
-    kvm::uapi::Sregs2 sregs{};
-    Bytes xsave = Bytes(kvm::uapi::xsave_limit);
-    kvm::uapi::Xcrs xcrs{};
-    kvm::uapi::DebugRegs debugregs{};
-    kvm::uapi::VcpuEvents events{};
-    kvm::uapi::MpState mp_state{};
-    std::optional<kvm::uapi::Lapic> lapic;
+    kvm::vcpu::uapi::Regs regs{};
+    kvm::vcpu::uapi::Sregs2 sregs{};
+    Bytes xsave = Bytes(kvm::vcpu::uapi::xsave_limit);
+    kvm::vcpu::uapi::Xcrs xcrs{};
+    kvm::vcpu::uapi::DebugRegs debugregs{};
+    kvm::vcpu::uapi::VcpuEvents events{};
+    kvm::vcpu::uapi::MpState mp_state{};
+    std::optional<kvm::vcpu::uapi::Lapic> lapic;
     Bytes nested;
     /// VMX: L2 was left, and its segments have not been copied into a vmcs12 yet. The next vmcs12 pays, as in
     /// KVM.
@@ -118,7 +119,7 @@ struct FakeKvm {
     };
     std::vector<Call> calls;
 
-    inline kvm::IoctlResult operator()(int fd, unsigned long number, void* argument) noexcept {
+    inline kvm::nested::IoctlResult operator()(int fd, unsigned long number, void* argument) noexcept {
         calls.push_back({fd, number, number == request::set_msrs ? word(argument, 8) : 0});
         if (failure && failure->request == number)
             return {failure->value, failure->error_number};
@@ -148,33 +149,33 @@ struct FakeKvm {
         std::memcpy(static_cast<std::byte*>(argument) + offset, &value, sizeof value);
     }
     template <class T>
-    static kvm::IoctlResult give(void* argument, const T& value) noexcept {
+    static kvm::nested::IoctlResult give(void* argument, const T& value) noexcept {
         std::memcpy(argument, &value, sizeof value);
         return {0, 0};
     }
     template <class T>
-    static kvm::IoctlResult take(T& value, const void* argument) noexcept {
+    static kvm::nested::IoctlResult take(T& value, const void* argument) noexcept {
         std::memcpy(&value, argument, sizeof value);
         return {0, 0};
     }
 
     inline int extension(std::uint32_t capability) const noexcept {
-        if (capability == kvm::uapi::cap_nested_state)
-            return vendor == kvm::VendorId::vmx ? 8320 : 4224;
+        if (capability == kvm::nested::uapi::cap_nested_state)
+            return vendor == kvm::nested::VendorId::vmx ? 8320 : 4224;
         const auto found = offered.find(capability);
         return found == offered.end() ? 0 : found->second;
     }
 
-    inline kvm::IoctlResult on_system(unsigned long number, void* argument) noexcept {
+    inline kvm::nested::IoctlResult on_system(unsigned long number, void* argument) noexcept {
         switch (number) {
         case request::get_api_version:
             return {12, 0};
         case request::check_extension:
             return {extension(static_cast<std::uint32_t>(reinterpret_cast<std::uintptr_t>(argument))), 0};
         case request::get_supported_cpuid: {
-            kvm::uapi::CpuidEntry entry{};
-            entry.function = vendor == kvm::VendorId::vmx ? 1 : 0x8000'0001;
-            entry.ecx = vendor == kvm::VendorId::vmx ? 1u << 5 : 1u << 2;
+            kvm::nested::uapi::CpuidEntry entry{};
+            entry.function = vendor == kvm::nested::VendorId::vmx ? 1 : 0x8000'0001;
+            entry.ecx = vendor == kvm::nested::VendorId::vmx ? 1u << 5 : 1u << 2;
             word(argument, 0, 1);
             std::memcpy(static_cast<std::byte*>(argument) + 8, &entry, sizeof entry);
             return {0, 0};
@@ -188,7 +189,8 @@ struct FakeKvm {
         }
     }
 
-    inline kvm::IoctlResult list(const std::vector<std::uint32_t>& indices, void* argument) const noexcept {
+    inline kvm::nested::IoctlResult list(const std::vector<std::uint32_t>& indices,
+                                         void* argument) const noexcept {
         const auto room = word(argument, 0);
         word(argument, 0, claimed_msr_list.value_or(static_cast<std::uint32_t>(indices.size())));
         if (room < indices.size())
@@ -198,12 +200,13 @@ struct FakeKvm {
         return {0, 0};
     }
 
-    inline kvm::IoctlResult on_vm(unsigned long number, void* argument) noexcept {
+    inline kvm::nested::IoctlResult on_vm(unsigned long number, void* argument) noexcept {
         switch (number) {
         case request::check_extension:
             return {extension(static_cast<std::uint32_t>(reinterpret_cast<std::uintptr_t>(argument))), 0};
         case request::get_tsc_khz:
-            return vm_tsc_khz ? kvm::IoctlResult{*vm_tsc_khz, 0} : kvm::IoctlResult{-1, ENOTTY};
+            return vm_tsc_khz ? kvm::nested::IoctlResult{*vm_tsc_khz, 0}
+                              : kvm::nested::IoctlResult{-1, ENOTTY};
         case request::enable_cap:
             return take(enabled_on_vm.emplace_back(), argument);
         default:
@@ -211,7 +214,7 @@ struct FakeKvm {
         }
     }
 
-    inline kvm::IoctlResult on_vcpu(unsigned long number, void* argument) noexcept {
+    inline kvm::nested::IoctlResult on_vcpu(unsigned long number, void* argument) noexcept {
         switch (number) {
         case request::run:
             return run();
@@ -290,7 +293,8 @@ struct FakeKvm {
                 return {-1, EINVAL};
             return take(*lapic, argument);
         case request::get_nested_state:
-            if (word(argument, 4) < static_cast<std::uint32_t>(extension(kvm::uapi::cap_nested_state)))
+            if (word(argument, 4)
+                < static_cast<std::uint32_t>(extension(kvm::nested::uapi::cap_nested_state)))
                 return {-1, E2BIG};
             if (owes_segments && nested.size() > 4096 && !in_l2()) {
                 std::ranges::fill(std::span{nested}.subspan(128 + 840, 70),
@@ -300,7 +304,7 @@ struct FakeKvm {
             std::memcpy(argument, nested.data(), nested.size());
             return {0, 0};
         case request::set_nested_state:
-            if (vendor == kvm::VendorId::vmx && in_l2())
+            if (vendor == kvm::nested::VendorId::vmx && in_l2())
                 owes_segments = true;
             nested.resize(word(argument, 4));
             std::memcpy(nested.data(), argument, nested.size());
@@ -311,10 +315,11 @@ struct FakeKvm {
     }
 
     inline bool in_l2() const noexcept {
-        return !nested.empty() && (nested[0] & std::byte{kvm::uapi::state_flag::guest_mode}) != std::byte{};
+        return !nested.empty()
+               && (nested[0] & std::byte{kvm::nested::uapi::state_flag::guest_mode}) != std::byte{};
     }
 
-    inline kvm::IoctlResult run() noexcept {
+    inline kvm::nested::IoctlResult run() noexcept {
         RunEnd end;
         if (!runs.empty()) {
             end = runs.front();
@@ -333,15 +338,15 @@ struct FakeKvm {
         return {0, 0};
     }
 
-    inline kvm::IoctlResult msrs(bool set, void* argument) noexcept {
+    inline kvm::nested::IoctlResult msrs(bool set, void* argument) noexcept {
         const auto count = word(argument, 0);
         if (count >= 256) // KVM's MAX_IO_MSRS
             return {-1, E2BIG};
         if (claimed_msrs)
             return {*claimed_msrs, 0};
         auto* at = static_cast<std::byte*>(argument) + 8;
-        for (std::uint32_t i = 0; i < count; ++i, at += sizeof(kvm::uapi::Msr)) {
-            kvm::uapi::Msr entry;
+        for (std::uint32_t i = 0; i < count; ++i, at += sizeof(kvm::vcpu::uapi::Msr)) {
+            kvm::vcpu::uapi::Msr entry;
             std::memcpy(&entry, at, sizeof entry);
             if (set ? refused.contains(entry.index) : unreadable.contains(entry.index))
                 return {static_cast<int>(i), 0};
@@ -355,7 +360,7 @@ struct FakeKvm {
 };
 
 /// A vCPU with something in every group, unlike any other seed.
-inline FakeKvm busy(kvm::VendorId vendor, unsigned seed = 1) {
+inline FakeKvm busy(kvm::nested::VendorId vendor, unsigned seed = 1) {
     FakeKvm fake;
     fake.vendor = vendor;
     const auto fill = [&](auto& object) {
@@ -387,20 +392,22 @@ inline FakeKvm busy(kvm::VendorId vendor, unsigned seed = 1) {
 }
 
 /// What a VMM puts around it. The capabilities are taken to be on.
-inline kvm::WholeVcpu whole(FakeKvm& fake, const kvm::Requirements& requirements = {}) {
-    const auto host = kvm::Host<kvm::Any>::probe(kvm::SystemFd{FakeKvm::system}, fake);
+inline kvm::vcpu::WholeVcpu whole(FakeKvm& fake, const kvm::vcpu::Requirements& requirements = {}) {
+    const auto host =
+        kvm::nested::Host<kvm::nested::Any>::probe(kvm::nested::SystemFd{FakeKvm::system}, fake);
     fake.calls.clear();
     return {*host,
-            kvm::already_prepared(requirements),
-            kvm::SystemFd{FakeKvm::system},
-            kvm::VmFd{FakeKvm::vm},
-            kvm::VcpuFd{FakeKvm::vcpu},
+            kvm::vcpu::already_prepared(requirements),
+            kvm::nested::SystemFd{FakeKvm::system},
+            kvm::nested::VmFd{FakeKvm::vm},
+            kvm::nested::VcpuFd{FakeKvm::vcpu},
             &fake.page,
             fake};
 }
 
 /// A saved vCPU.
-inline kvm::VcpuState saved(kvm::VendorId vendor = kvm::VendorId::svm, unsigned seed = 1) {
+inline kvm::vcpu::VcpuState saved(kvm::nested::VendorId vendor = kvm::nested::VendorId::svm,
+                                  unsigned seed = 1) {
     auto fake = busy(vendor, seed);
     return *whole(fake).save();
 }
