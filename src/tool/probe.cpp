@@ -48,7 +48,7 @@ constexpr auto svm_features = std::to_array<Named>({
 struct VmxCapability {
     std::uint32_t msr;
     std::string_view name;
-    const Meaning* allowed = nullptr; ///< of the bits that may be 1: the upper half of the MSR
+    const BitLayout* allowed = nullptr; ///< of the bits that may be 1: the upper half of the MSR
 };
 constexpr auto vmx_capabilities = std::to_array<VmxCapability>({
     {0x480, "IA32_VMX_BASIC"},
@@ -58,12 +58,12 @@ constexpr auto vmx_capabilities = std::to_array<VmxCapability>({
     {0x488, "IA32_VMX_CR4_FIXED0"},
     {0x489, "IA32_VMX_CR4_FIXED1"},
     {0x48a, "IA32_VMX_VMCS_ENUM"},
-    {0x48b, "IA32_VMX_PROCBASED_CTLS2", &meaning::secondary},
+    {0x48b, "IA32_VMX_PROCBASED_CTLS2", &bit_layout::secondary},
     {0x48c, "IA32_VMX_EPT_VPID_CAP"},
-    {0x48d, "IA32_VMX_TRUE_PINBASED_CTLS", &meaning::pin_based},
-    {0x48e, "IA32_VMX_TRUE_PROCBASED_CTLS", &meaning::cpu_based},
-    {0x48f, "IA32_VMX_TRUE_EXIT_CTLS", &meaning::exit_controls},
-    {0x490, "IA32_VMX_TRUE_ENTRY_CTLS", &meaning::entry_controls},
+    {0x48d, "IA32_VMX_TRUE_PINBASED_CTLS", &bit_layout::pin_based},
+    {0x48e, "IA32_VMX_TRUE_PROCBASED_CTLS", &bit_layout::cpu_based},
+    {0x48f, "IA32_VMX_TRUE_EXIT_CTLS", &bit_layout::exit_controls},
+    {0x490, "IA32_VMX_TRUE_ENTRY_CTLS", &bit_layout::entry_controls},
     {0x491, "IA32_VMX_VMFUNC"},
 });
 

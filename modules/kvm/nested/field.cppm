@@ -10,7 +10,7 @@ module;
 #include <string_view>
 export module kvm.nested:field;
 import :uapi;
-import :meaning;
+import :bit_layout;
 
 export namespace kvm::nested {
 
@@ -55,14 +55,14 @@ struct Field {
     std::uint16_t size;    ///< in bytes, as stored
     FieldGroup group;
     OnSet on_set;
-    const Meaning* meaning;
+    const BitLayout* bit_layout;
     std::uint32_t encoding = no_encoding; ///< of a VMCS field: Intel SDM Vol. 3 appendix B
     FirstSeen first_seen = FirstSeen::linux_6_1;
     std::string_view note = {}; ///< where more is to be said about `on_set`
 
     constexpr std::size_t end() const noexcept { return std::size_t{offset} + size; }
     /// One number of 1, 2, 4 or 8 bytes, not an area.
-    constexpr bool is_number() const noexcept { return size <= 8 && meaning->kind != MeaningKind::bytes; }
+    constexpr bool is_number() const noexcept { return size <= 8 && bit_layout->kind != ValueKind::bytes; }
 };
 
 /// Width of a VMCS field, bits 14:13 of its encoding (Intel SDM Vol. 3 section 25.11.2).

@@ -10,7 +10,7 @@ module;
 export module kvm.nested:report;
 import :uapi;
 import :vendor;
-import :meaning;
+import :bit_layout;
 import :field;
 import :vmcs12;
 import :vmcb12;
@@ -93,7 +93,7 @@ std::size_t describe_field(std::span<const std::byte> state, std::string_view na
                            const ReportOptions& options = {}) noexcept;
 
 /// Tells what the bits of a value are: "PE, ET, PG". Nothing where there is no more to say than the number.
-void explain(const Meaning& meaning, std::uint64_t value, TextSink sink, bool redact = false) noexcept;
+void explain(const BitLayout& layout, std::uint64_t value, TextSink sink, bool redact = false) noexcept;
 
 /// The value of a field alone: "0x80050033", "4224", "masked, page-aligned".
 void write_value(const Field& field, std::span<const std::byte> bytes, TextSink sink,
@@ -167,13 +167,13 @@ inline bool is_zero(std::span<const std::byte> bytes) noexcept {
     return true;
 }
 
-/// The value of a field, without what it means. Masked if `redact` and its meaning say so.
+/// The value of a field, without what it means. Masked if `redact` and its bit layout say so.
 void write_value(Writer& out, const Field& field, std::span<const std::byte> bytes, bool redact) noexcept;
 /// What it means, behind `before`; nothing where there is no more to say.
-void write_meaning(Writer& out, const Meaning& meaning, std::uint64_t value, bool redact,
-                   std::string_view before) noexcept;
+void explain(Writer& out, const BitLayout& layout, std::uint64_t value, bool redact,
+             std::string_view before) noexcept;
 /// A number in which only what redacting keeps is left.
-std::uint64_t kept_bits(const Meaning& meaning, std::uint64_t value) noexcept;
+std::uint64_t kept_bits(const BitLayout& layout, std::uint64_t value) noexcept;
 /// An address, or that there is none.
 void write_address(Writer& out, std::uint64_t address, bool redact) noexcept;
 /// One part of a value: "vector #PF", "NMI exiting", "write CR3, write CR4".

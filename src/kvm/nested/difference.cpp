@@ -31,13 +31,13 @@ bool differ(std::span<const std::byte> a, std::span<const std::byte> b, std::siz
 }
 
 /// What changed in a value of named bits: "-MP, +PG, vector #PF -> #GP".
-void write_changes(Writer& out, const Meaning& meaning, std::uint64_t a, std::uint64_t b, bool redact,
+void write_changes(Writer& out, const BitLayout& layout, std::uint64_t a, std::uint64_t b, bool redact,
                    std::string_view before) noexcept {
     if (redact) {
-        a = detail::kept_bits(meaning, a);
-        b = detail::kept_bits(meaning, b);
+        a = detail::kept_bits(layout, a);
+        b = detail::kept_bits(layout, b);
     }
-    for (const auto& bits : meaning.bits) {
+    for (const auto& bits : layout.bits) {
         if (bits.of(a) == bits.of(b))
             continue;
         out << before;
@@ -61,16 +61,16 @@ void write_changes(Writer& out, const Meaning& meaning, std::uint64_t a, std::ui
     }
     if (redact && a == b)
         out << before << "in masked bits";
-    if (const auto undefined = undefined_bits(meaning, a ^ b); undefined != 0)
+    if (const auto undefined = undefined_bits(layout, a ^ b); undefined != 0)
         (out << before << "undefined bits ").hexadecimal(undefined);
 }
 
 /// The names of both values: "CPUID -> EPT violation".
-void write_names(Writer& out, const Meaning& meaning, std::uint64_t a, std::uint64_t b,
+void write_names(Writer& out, const BitLayout& layout, std::uint64_t a, std::uint64_t b,
                  bool redact) noexcept {
     const auto write = [&](std::uint64_t value, std::string_view before) {
-        const bool is_unknown = meaning.kind == MeaningKind::code && !find(meaning.values, value);
-        detail::write_meaning(out << (is_unknown ? before : ""), meaning, value, redact, before);
+        const bool is_unknown = layout.kind == ValueKind::code && !find(layout.values, value);
+        detail::explain(out << (is_unknown ? before : ""), layout, value, redact, before);
         out << (is_unknown ? "unknown" : "");
     };
     write(a, "  ");
@@ -87,10 +87,10 @@ void write_difference(Writer& out, const Difference& what, bool redact) noexcept
     detail::write_value(out, field, what.b, redact);
     if (field.is_number()) {
         const auto a = number_in(what.a), b = number_in(what.b);
-        if (field.meaning->kind == MeaningKind::bits)
-            write_changes(out, *field.meaning, a, b, redact, "  ");
-        else if (field.meaning->kind == MeaningKind::code || field.meaning->kind == MeaningKind::pat)
-            write_names(out, *field.meaning, a, b, redact);
+        if (field.bit_layout->kind == ValueKind::bits)
+            write_changes(out, *field.bit_layout, a, b, redact, "  ");
+        else if (field.bit_layout->kind == ValueKind::code || field.bit_layout->kind == ValueKind::pat)
+            write_names(out, *field.bit_layout, a, b, redact);
     }
     if (field.group == FieldGroup::l1_host || field.group == FieldGroup::l1_save)
         out << "  (L1's)";

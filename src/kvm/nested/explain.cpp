@@ -44,17 +44,17 @@ void write_area(Writer& out, std::span<const std::byte> bytes, bool redact) noex
 
 void write_pat(Writer& out, std::uint64_t value, std::string_view before) noexcept {
     for (unsigned i = 0; i < 8; ++i) {
-        const auto type = find(meaning::memory_types, value >> (8 * i) & 0xff);
+        const auto type = find(bit_layout::memory_types, value >> (8 * i) & 0xff);
         out << (i == 0 ? before : " ") << (type ? type->name : "?");
     }
 }
 
 /// Whether nothing of a code or a PAT is unknown.
-bool is_named(const Meaning& meaning, std::uint64_t value) noexcept {
-    if (meaning.kind == MeaningKind::code)
-        return find(meaning.values, value).has_value();
+bool is_named(const BitLayout& layout, std::uint64_t value) noexcept {
+    if (layout.kind == ValueKind::code)
+        return find(layout.values, value).has_value();
     for (unsigned i = 0; i < 64; i += 8)
-        if (!find(meaning::memory_types, value >> i & 0xff))
+        if (!find(bit_layout::memory_types, value >> i & 0xff))
             return false;
     return true;
 }
@@ -94,14 +94,14 @@ void write_bits(Writer& out, const NamedBits& bits, std::uint64_t value) noexcep
         out.decimal(number);
 }
 
-std::uint64_t kept_bits(const Meaning& meaning, std::uint64_t value) noexcept {
-    std::uint64_t kept = meaning.always_ones;
-    for (const auto& bits : meaning.bits)
+std::uint64_t kept_bits(const BitLayout& layout, std::uint64_t value) noexcept {
+    std::uint64_t kept = layout.always_ones;
+    for (const auto& bits : layout.bits)
         if (bits.form != BitsForm::address)
             kept |= bits.mask();
     // CF, PF, AF, ZF, SF, OF: results of what the guest computes.
     constexpr std::uint64_t status_flags = 0x8d5;
-    return value & (&meaning == &meaning::rflags ? kept & ~status_flags : kept);
+    return value & (&layout == &bit_layout::rflags ? kept & ~status_flags : kept);
 }
 
 void write_address(Writer& out, std::uint64_t address, bool redact) noexcept {
@@ -114,33 +114,33 @@ void write_address(Writer& out, std::uint64_t address, bool redact) noexcept {
 }
 
 void write_value(Writer& out, const Field& field, std::span<const std::byte> bytes, bool redact) noexcept {
-    const auto& meaning = *field.meaning;
+    const auto& layout = *field.bit_layout;
     if (!field.is_number()) {
         write_area(out, bytes, redact);
         return;
     }
     const auto value = number_in(bytes);
-    switch (meaning.kind) {
-    case MeaningKind::number:
+    switch (layout.kind) {
+    case ValueKind::number:
         out.decimal(value);
         return;
-    case MeaningKind::address:
+    case ValueKind::address:
         write_address(out, value, redact);
         return;
-    case MeaningKind::bits:
-        out.hexadecimal(redact ? kept_bits(meaning, value) : value);
+    case ValueKind::bits:
+        out.hexadecimal(redact ? kept_bits(layout, value) : value);
         return;
-    case MeaningKind::mask:
+    case ValueKind::mask:
         out.hexadecimal(value);
         return;
-    case MeaningKind::code:
-    case MeaningKind::pat:
-        if (redact && !is_named(meaning, value))
+    case ValueKind::code:
+    case ValueKind::pat:
+        if (redact && !is_named(layout, value))
             break;
         out.hexadecimal(value);
         return;
-    case MeaningKind::value:
-    case MeaningKind::bytes:
+    case ValueKind::value:
+    case ValueKind::bytes:
         if (redact && value != 0)
             break;
         out.hexadecimal(value);
@@ -149,52 +149,52 @@ void write_value(Writer& out, const Field& field, std::span<const std::byte> byt
     out << masked;
 }
 
-void write_meaning(Writer& out, const Meaning& meaning, std::uint64_t value, bool redact,
-                   std::string_view before) noexcept {
-    switch (meaning.kind) {
-    case MeaningKind::bits: {
-        const auto shown = redact ? kept_bits(meaning, value) : value;
-        for (const auto& bits : meaning.bits) {
+void explain(Writer& out, const BitLayout& layout, std::uint64_t value, bool redact,
+             std::string_view before) noexcept {
+    switch (layout.kind) {
+    case ValueKind::bits: {
+        const auto shown = redact ? kept_bits(layout, value) : value;
+        for (const auto& bits : layout.bits) {
             if (value == 0 || !is_worth_naming(bits, shown))
                 continue;
             out << before;
             write_bits(out, bits, shown);
             before = ", ";
         }
-        if (const auto undefined = undefined_bits(meaning, value); undefined != 0) {
+        if (const auto undefined = undefined_bits(layout, value); undefined != 0) {
             out << before << "undefined bits";
             if (!redact)
                 (out << " ").hexadecimal(undefined);
         }
         return;
     }
-    case MeaningKind::code:
-        if (const auto named = find(meaning.values, value)) {
+    case ValueKind::code:
+        if (const auto named = find(layout.values, value)) {
             out << before << named->name;
             if (named->last != 0)
                 out.decimal(value - named->value);
         }
         return;
-    case MeaningKind::pat:
+    case ValueKind::pat:
         write_pat(out, value, before);
         return;
-    case MeaningKind::address:
+    case ValueKind::address:
         if (value == uapi::no_address)
             out << before << "none";
         return;
-    case MeaningKind::value:
-    case MeaningKind::number:
-    case MeaningKind::mask:
-    case MeaningKind::bytes:
+    case ValueKind::value:
+    case ValueKind::number:
+    case ValueKind::mask:
+    case ValueKind::bytes:
         return;
     }
 }
 
 } // namespace detail
 
-void explain(const Meaning& meaning, std::uint64_t value, TextSink sink, bool redact) noexcept {
+void explain(const BitLayout& layout, std::uint64_t value, TextSink sink, bool redact) noexcept {
     detail::Writer out{sink};
-    detail::write_meaning(out, meaning, value, redact, "");
+    detail::explain(out, layout, value, redact, "");
 }
 
 void write_value(const Field& field, std::span<const std::byte> bytes, TextSink sink, bool redact) noexcept {

@@ -115,7 +115,7 @@ void write_field(Document& out, const PartOfState& part, const Field& field, con
     }
     if (field.is_number())
         explain(
-            *field.meaning, read(part.bytes, field),
+            *field.bit_layout, read(part.bytes, field),
             [&](std::string_view piece) noexcept { meaning += piece; }, options.redact);
     out.open(field.name);
     out.string("value", value);

@@ -17,40 +17,40 @@ namespace {
 using detail::Writer;
 
 constexpr std::array vmx_header = std::to_array<Field>({
-    {"flags", 0, 2, FieldGroup::header, OnSet::checks_and_uses, &meaning::state_flags},
-    {"format", 2, 2, FieldGroup::header, OnSet::checks, &meaning::state_format},
-    {"size", 4, 4, FieldGroup::header, OnSet::checks_and_uses, &meaning::number},
-    {"hdr.vmx.vmxon_pa", 8, 8, FieldGroup::header, OnSet::checks_and_uses, &meaning::address},
-    {"hdr.vmx.vmcs12_pa", 16, 8, FieldGroup::header, OnSet::checks_and_uses, &meaning::address},
-    {"hdr.vmx.smm.flags", 24, 2, FieldGroup::header, OnSet::checks_and_uses, &meaning::smm_flags},
-    {"hdr.vmx.pad", 26, 2, FieldGroup::reserved, OnSet::ignores, &meaning::bytes},
-    {"hdr.vmx.flags", 28, 4, FieldGroup::header, OnSet::checks_and_uses, &meaning::vmx_header_flags},
-    {"hdr.vmx.preemption_timer_deadline", 32, 8, FieldGroup::header, OnSet::uses, &meaning::value},
-    {"hdr.pad", 40, 88, FieldGroup::reserved, OnSet::ignores, &meaning::bytes},
+    {"flags", 0, 2, FieldGroup::header, OnSet::checks_and_uses, &bit_layout::state_flags},
+    {"format", 2, 2, FieldGroup::header, OnSet::checks, &bit_layout::state_format},
+    {"size", 4, 4, FieldGroup::header, OnSet::checks_and_uses, &bit_layout::number},
+    {"hdr.vmx.vmxon_pa", 8, 8, FieldGroup::header, OnSet::checks_and_uses, &bit_layout::address},
+    {"hdr.vmx.vmcs12_pa", 16, 8, FieldGroup::header, OnSet::checks_and_uses, &bit_layout::address},
+    {"hdr.vmx.smm.flags", 24, 2, FieldGroup::header, OnSet::checks_and_uses, &bit_layout::smm_flags},
+    {"hdr.vmx.pad", 26, 2, FieldGroup::reserved, OnSet::ignores, &bit_layout::bytes},
+    {"hdr.vmx.flags", 28, 4, FieldGroup::header, OnSet::checks_and_uses, &bit_layout::vmx_header_flags},
+    {"hdr.vmx.preemption_timer_deadline", 32, 8, FieldGroup::header, OnSet::uses, &bit_layout::value},
+    {"hdr.pad", 40, 88, FieldGroup::reserved, OnSet::ignores, &bit_layout::bytes},
 });
 constexpr std::array svm_header = std::to_array<Field>({
-    {"flags", 0, 2, FieldGroup::header, OnSet::checks_and_uses, &meaning::state_flags},
-    {"format", 2, 2, FieldGroup::header, OnSet::checks, &meaning::state_format},
-    {"size", 4, 4, FieldGroup::header, OnSet::checks_and_uses, &meaning::number},
-    {"hdr.svm.vmcb_pa", 8, 8, FieldGroup::header, OnSet::checks_and_uses, &meaning::address},
-    {"hdr.svm.gpat", 16, 8, FieldGroup::header, OnSet::checks_and_uses, &meaning::pat, no_encoding,
+    {"flags", 0, 2, FieldGroup::header, OnSet::checks_and_uses, &bit_layout::state_flags},
+    {"format", 2, 2, FieldGroup::header, OnSet::checks, &bit_layout::state_format},
+    {"size", 4, 4, FieldGroup::header, OnSet::checks_and_uses, &bit_layout::number},
+    {"hdr.svm.vmcb_pa", 8, 8, FieldGroup::header, OnSet::checks_and_uses, &bit_layout::address},
+    {"hdr.svm.gpat", 16, 8, FieldGroup::header, OnSet::checks_and_uses, &bit_layout::pat, no_encoding,
      FirstSeen::linux_7, "7.x, with KVM_X86_QUIRK_NESTED_SVM_SHARED_PAT disabled"},
-    {"hdr.pad", 24, 104, FieldGroup::reserved, OnSet::ignores, &meaning::bytes},
+    {"hdr.pad", 24, 104, FieldGroup::reserved, OnSet::ignores, &bit_layout::bytes},
 });
 
-constexpr std::uint64_t bit(const Meaning& meaning, std::string_view name) {
-    return find(meaning, name)->mask();
+constexpr std::uint64_t bit(const BitLayout& layout, std::string_view name) {
+    return find(layout, name)->mask();
 }
 
 /// What a vCPU's paging and segmentation amount to.
 std::string_view mode(std::uint64_t cr0, bool long_mode, bool cs_l, std::uint64_t rflags) noexcept {
-    if ((cr0 & bit(meaning::cr0, "PE")) == 0)
+    if ((cr0 & bit(bit_layout::cr0, "PE")) == 0)
         return "real mode";
     if (long_mode)
         return cs_l ? "64-bit mode" : "compatibility mode";
-    if ((rflags & bit(meaning::rflags, "VM")) != 0)
+    if ((rflags & bit(bit_layout::rflags, "VM")) != 0)
         return "virtual-8086 mode";
-    return (cr0 & bit(meaning::cr0, "PG")) != 0 ? "protected mode with paging" : "protected mode";
+    return (cr0 & bit(bit_layout::cr0, "PG")) != 0 ? "protected mode with paging" : "protected mode";
 }
 
 /// The first screen: a label and what is to be said, a line each.
@@ -141,8 +141,8 @@ class Screen {
         else
             out_.hexadecimal(value);
     }
-    void meaning(const Meaning& meaning, std::uint64_t value, std::string_view before) const noexcept {
-        detail::write_meaning(out_, meaning, value, redact_, before);
+    void explain(const BitLayout& layout, std::uint64_t value, std::string_view before) const noexcept {
+        detail::explain(out_, layout, value, redact_, before);
     }
 
     void vmxon(const vmx::InVmxOperation& view) const noexcept { address("VMXON region", view.vmxon_pa()); }
@@ -152,7 +152,7 @@ class Screen {
             detail::write_address(out_, *pa, redact_);
         else
             out_ << "an enlightened VMCS, whose address is in the VP assist page";
-        meaning(meaning::launch_state, view.fields()["launch_state"], ", ");
+        explain(bit_layout::launch_state, view.fields()["launch_state"], ", ");
         out_.end_line();
     }
     void smm(std::string_view what) const noexcept {
@@ -160,9 +160,9 @@ class Screen {
         out_.end_line();
     }
 
-    void event(std::string_view before, const Meaning& kind, std::uint64_t event,
+    void event(std::string_view before, const BitLayout& kind, std::uint64_t event,
                std::uint64_t error_code) const noexcept {
-        meaning(kind, event & ~std::uint64_t{1u << 31}, before); // that it is valid goes without saying
+        explain(kind, event & ~std::uint64_t{1u << 31}, before); // that it is valid goes without saying
         if ((event & 1u << 11) != 0)
             (out_ << " ").hexadecimal(error_code);
     }
@@ -173,14 +173,14 @@ class Screen {
         if (view.run_pending()) {
             out_ << "begin: VMLAUNCH or VMRESUME was accepted";
             if (const auto info = vmcs["vm_entry_intr_info_field"]; (info & 1u << 31) != 0)
-                event("; to inject: ", meaning::entry_event, info, vmcs["vm_entry_exception_error_code"]);
+                event("; to inject: ", bit_layout::entry_event, info, vmcs["vm_entry_exception_error_code"]);
         } else {
             out_ << "go on";
         }
         if (const auto activity = vmcs["guest_activity_state"]; activity != 0)
-            meaning(meaning::activity_state, activity, "; activity state ");
+            explain(bit_layout::activity_state, activity, "; activity state ");
         if (const auto blocking = vmcs["guest_interruptibility_info"]; blocking != 0)
-            meaning(meaning::interruptibility, blocking, "; ");
+            explain(bit_layout::interruptibility, blocking, "; ");
         if (view.mtf_pending())
             out_ << "; an MTF VM exit is pending";
         if (const auto deadline = view.preemption_timer_deadline())
@@ -192,21 +192,21 @@ class Screen {
         label("L2 is about to");
         out_ << (view.run_pending() ? "begin: VMRUN was accepted" : "go on");
         if (const auto info = vmcb["event_inj"]; (info & 1u << 31) != 0)
-            event("; to inject: ", meaning::svm_event, info, vmcb["event_inj_err"]);
-        if (const auto control = vmcb["int_ctl"]; (control & bit(meaning::int_ctl, "V_IRQ")) != 0)
+            event("; to inject: ", bit_layout::svm_event, info, vmcb["event_inj_err"]);
+        if (const auto control = vmcb["int_ctl"]; (control & bit(bit_layout::int_ctl, "V_IRQ")) != 0)
             (out_ << "; virtual interrupt ").decimal(vmcb["int_vector"] & 0xff);
         if (const auto shadow = vmcb["int_state"]; shadow != 0)
-            meaning(meaning::int_state, shadow, "; ");
+            explain(bit_layout::int_state, shadow, "; ");
         out_.end_line();
     }
 
     void l2(const Vmcs12Fields& vmcs) const noexcept {
         const bool long_mode =
-            (vmcs["vm_entry_controls"] & bit(meaning::entry_controls, "IA-32e mode guest")) != 0;
-        const bool cs_l = (vmcs["guest_cs_ar_bytes"] & bit(meaning::vmx_access_rights, "L")) != 0;
+            (vmcs["vm_entry_controls"] & bit(bit_layout::entry_controls, "IA-32e mode guest")) != 0;
+        const bool cs_l = (vmcs["guest_cs_ar_bytes"] & bit(bit_layout::vmx_access_rights, "L")) != 0;
         label("L2") << mode(vmcs["guest_cr0"], long_mode, cs_l, vmcs["guest_rflags"]);
         out_ << ", CPL ";
-        out_.decimal(find(meaning::vmx_access_rights, "DPL")->of(vmcs["guest_ss_ar_bytes"]));
+        out_.decimal(find(bit_layout::vmx_access_rights, "DPL")->of(vmcs["guest_ss_ar_bytes"]));
         value(", RIP ", vmcs["guest_rip"]);
         value(", RSP ", vmcs["guest_rsp"]);
         value(", CR3 ", vmcs["guest_cr3"]);
@@ -214,17 +214,18 @@ class Screen {
     }
     void memory(const Vmcs12Fields& vmcs) const noexcept {
         const auto secondary =
-            (vmcs["cpu_based_vm_exec_control"] & bit(meaning::cpu_based, "activate secondary controls")) != 0
+            (vmcs["cpu_based_vm_exec_control"] & bit(bit_layout::cpu_based, "activate secondary controls"))
+                    != 0
                 ? vmcs["secondary_vm_exec_control"]
                 : 0;
         label("L2's memory");
-        if ((secondary & bit(meaning::secondary, "enable EPT")) != 0)
-            meaning(meaning::ept_pointer, vmcs["ept_pointer"], "EPT: ");
+        if ((secondary & bit(bit_layout::secondary, "enable EPT")) != 0)
+            explain(bit_layout::ept_pointer, vmcs["ept_pointer"], "EPT: ");
         else
             out_ << "no EPT: L2's page table maps to L1's memory";
-        if ((secondary & bit(meaning::secondary, "enable VPID")) != 0)
+        if ((secondary & bit(bit_layout::secondary, "enable VPID")) != 0)
             (out_ << "; VPID ").decimal(vmcs["virtual_processor_id"]);
-        if ((secondary & bit(meaning::secondary, "unrestricted guest")) != 0)
+        if ((secondary & bit(bit_layout::secondary, "unrestricted guest")) != 0)
             out_ << "; unrestricted guest";
         out_.end_line();
     }
@@ -233,19 +234,19 @@ class Screen {
         if (vmcs["vm_exit_reason"] == 0 && vmcs["vm_exit_intr_info"] == 0)
             out_ << "none is recorded";
         else
-            meaning(meaning::exit_reason, vmcs["vm_exit_reason"], "");
+            explain(bit_layout::exit_reason, vmcs["vm_exit_reason"], "");
         if (const auto event = vmcs["vm_exit_intr_info"]; (event & 1u << 31) != 0)
-            this->event("; ", meaning::exit_event, event, vmcs["vm_exit_intr_error_code"]);
+            this->event("; ", bit_layout::exit_event, event, vmcs["vm_exit_intr_error_code"]);
         if (const auto event = vmcs["idt_vectoring_info_field"]; (event & 1u << 31) != 0)
-            this->event("; while delivering: ", meaning::vectoring_event, event,
+            this->event("; while delivering: ", bit_layout::vectoring_event, event,
                         vmcs["idt_vectoring_error_code"]);
         if (const auto error = vmcs["vm_instruction_error"]; error != 0)
-            meaning(meaning::vm_instruction_error, error, "; an instruction failed: ");
+            explain(bit_layout::vm_instruction_error, error, "; an instruction failed: ");
         out_.end_line();
     }
     void l1(const Vmcs12Fields& vmcs) const noexcept {
         const bool wide =
-            (vmcs["vm_exit_controls"] & bit(meaning::exit_controls, "host address-space size")) != 0;
+            (vmcs["vm_exit_controls"] & bit(bit_layout::exit_controls, "host address-space size")) != 0;
         label("L1") << "goes on at the next VM exit: " << (wide ? "64-bit mode" : "32-bit mode");
         value(", RIP ", vmcs["host_rip"]);
         value(", RSP ", vmcs["host_rsp"]);
@@ -255,7 +256,7 @@ class Screen {
 
     void memory(const Vmcb12Fields& vmcb) const noexcept {
         label("L2's memory");
-        if ((vmcb["misc_ctl"] & bit(meaning::misc_ctl, "NP_ENABLE")) != 0) {
+        if ((vmcb["misc_ctl"] & bit(bit_layout::misc_ctl, "NP_ENABLE")) != 0) {
             out_ << "nested paging, root ";
             detail::write_address(out_, vmcb["nested_cr3"], redact_);
         } else {
@@ -270,29 +271,29 @@ class Screen {
                          + std::popcount(vmcb["intercepts[4]"]) + std::popcount(vmcb["intercepts[5]"]);
         label("intercepts").decimal(static_cast<std::uint64_t>(all));
         const auto word3 = vmcb["intercepts[3]"];
-        if ((word3 & bit(meaning::intercept_word3, "IOIO_PROT")) != 0)
+        if ((word3 & bit(bit_layout::intercept_word3, "IOIO_PROT")) != 0)
             out_ << "; I/O by permission map";
-        if ((word3 & bit(meaning::intercept_word3, "MSR_PROT")) != 0)
+        if ((word3 & bit(bit_layout::intercept_word3, "MSR_PROT")) != 0)
             out_ << "; MSRs by permission map";
         if (vmcb["intercepts[2]"] != 0)
-            meaning(meaning::exceptions, vmcb["intercepts[2]"], "; exceptions ");
+            explain(bit_layout::exceptions, vmcb["intercepts[2]"], "; exceptions ");
         out_.end_line();
     }
     void last_exit(const Vmcb12Fields& vmcb) const noexcept {
         label("last #VMEXIT");
         if (vmcb["exit_code"] == 0 && vmcb["exit_info_1"] == 0 && vmcb["exit_info_2"] == 0)
             out_ << "none is recorded";
-        else if (find(meaning::svm_exit_codes, vmcb["exit_code"]))
-            meaning(meaning::svm_exit_code, vmcb["exit_code"], "");
+        else if (find(bit_layout::svm_exit_codes, vmcb["exit_code"]))
+            explain(bit_layout::svm_exit_code, vmcb["exit_code"], "");
         else
             value("unknown code ", vmcb["exit_code"]);
         if (const auto event = vmcb["exit_int_info"]; (event & 1u << 31) != 0)
-            this->event("; while delivering: ", meaning::svm_event, event, vmcb["exit_int_info_err"]);
+            this->event("; while delivering: ", bit_layout::svm_event, event, vmcb["exit_int_info_err"]);
         out_.end_line();
     }
     void l1(const Vmcb12Fields& vmcb) const noexcept {
-        const bool long_mode = (vmcb["efer"] & bit(meaning::efer, "LMA")) != 0;
-        const bool cs_l = (vmcb["cs.attrib"] & bit(meaning::svm_attributes, "L")) != 0;
+        const bool long_mode = (vmcb["efer"] & bit(bit_layout::efer, "LMA")) != 0;
+        const bool cs_l = (vmcb["cs.attrib"] & bit(bit_layout::svm_attributes, "L")) != 0;
         label("L1") << "goes on at the next #VMEXIT: " << mode(vmcb["cr0"], long_mode, cs_l, vmcb["rflags"]);
         value(", RIP ", vmcb["rip"]);
         value(", RSP ", vmcb["rsp"]);
@@ -354,8 +355,8 @@ void write_field(Writer& out, const Field& field, std::span<const std::byte> byt
     out.at(values);
     detail::write_value(out, field, bytes, redact);
     if (field.is_number())
-        detail::write_meaning(out, *field.meaning, detail::number_in(bytes), redact,
-                              out.column() < meanings ? blanks.substr(0, meanings - out.column()) : " ");
+        detail::explain(out, *field.bit_layout, detail::number_in(bytes), redact,
+                        out.column() < meanings ? blanks.substr(0, meanings - out.column()) : " ");
     out.end_line();
 }
 
@@ -405,7 +406,7 @@ void write_everything(Writer& out, const PartOfState& part, const Field& field, 
     out.at(23);
     detail::write_value(out, field, part.bytes_of(field), redact);
     if (field.is_number())
-        detail::write_meaning(out, *field.meaning, detail::number_in(part.bytes_of(field)), redact, "  ");
+        detail::explain(out, *field.bit_layout, detail::number_in(part.bytes_of(field)), redact, "  ");
     out.end_line();
 }
 
@@ -461,8 +462,8 @@ void write_remarks(Writer& out, std::span<const std::byte> state, const PartsOfS
             if (field.group == FieldGroup::reserved)
                 for (const auto byte : bytes)
                     reserved += byte != std::byte{0};
-            else if (field.meaning->kind == MeaningKind::bits)
-                undefined += undefined_bits(*field.meaning, detail::number_in(bytes)) != 0;
+            else if (field.bit_layout->kind == ValueKind::bits)
+                undefined += undefined_bits(*field.bit_layout, detail::number_in(bytes)) != 0;
         }
     if (ranges != 0) {
         out << "  guest memory";
@@ -498,7 +499,7 @@ void write_first_line(Writer& out, std::size_t size, const detail::Recognised& w
     out.end_line();
     if (what.header.flags != 0) {
         out << "  flags";
-        detail::write_meaning(out.at(17), meaning::state_flags, what.header.flags, false, " ");
+        detail::explain(out.at(17), bit_layout::state_flags, what.header.flags, false, " ");
         out.end_line();
     }
 }

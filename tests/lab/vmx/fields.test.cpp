@@ -82,7 +82,7 @@ std::vector<const Field*> vmcs_fields() {
 }
 
 bool is_access_rights(const Field& field) {
-    return field.meaning == &kvm::nested::meaning::vmx_access_rights;
+    return field.bit_layout == &kvm::nested::bit_layout::vmx_access_rights;
 }
 
 /// A value that shows which field it belongs to, in each 16 bits of it, and which 16 bits these are. What

@@ -22,8 +22,8 @@ namespace {
 
 using kvm::nested::Field;
 using kvm::nested::FieldGroup;
-using kvm::nested::MeaningKind;
 using kvm::nested::OnSet;
+using kvm::nested::ValueKind;
 using kvm::nested::VmcsWidth;
 using unit::Bytes;
 using unit::SvmBlob;

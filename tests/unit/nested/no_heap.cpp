@@ -127,7 +127,7 @@ void report(const auto& state) {
     CHECK(kvm::nested::difference(state.bytes(), other, sink, {.ignored_too = true}) > 100);
     CHECK(kvm::nested::difference(state.bytes(), other, [](const kvm::nested::Difference&) noexcept {}) > 10);
     CHECK(kvm::nested::describe_field(other, "size", sink) == 1);
-    kvm::nested::explain(kvm::nested::meaning::cr0, 0x80000011, sink);
+    kvm::nested::explain(kvm::nested::bit_layout::cr0, 0x80000011, sink);
     CHECK(length != 0);
 }
 

@@ -353,8 +353,8 @@ TEST_CASE("redacting leaks no value that it masks") {
             CHECK(lines(redacted) == lines(open));
             for (const auto& part : kvm::nested::PartsOfState{state})
                 for (const auto& field : part.fields) {
-                    using Kind = kvm::nested::MeaningKind;
-                    const auto kind = field.meaning->kind;
+                    using Kind = kvm::nested::ValueKind;
+                    const auto kind = field.bit_layout->kind;
                     const bool is_kept = kind == Kind::number || kind == Kind::mask;
                     // Of four bytes all can be named bits, which are kept.
                     const bool is_masked =
@@ -373,32 +373,32 @@ TEST_CASE("redacting leaks no value that it masks") {
 }
 
 TEST_CASE("a value is explained by itself") {
-    const auto told = [](const kvm::nested::Meaning& meaning, std::uint64_t value, bool redact = false) {
+    const auto told = [](const kvm::nested::BitLayout& layout, std::uint64_t value, bool redact = false) {
         std::string result;
         kvm::nested::explain(
-            meaning, value, [&](std::string_view piece) noexcept { result += piece; }, redact);
+            layout, value, [&](std::string_view piece) noexcept { result += piece; }, redact);
         return result;
     };
-    namespace meaning = kvm::nested::meaning;
-    CHECK(told(meaning::cr0, 0x80000011) == "PE, ET, PG");
-    CHECK(told(meaning::cr0, 0) == "");
-    CHECK(told(meaning::rflags, 0x3246) == "PF, ZF, IF, IOPL 3");
-    CHECK(told(meaning::rflags, 0x3246, true) == "IF, IOPL 3");
-    CHECK(told(meaning::rflags, 1u << 15) == "undefined bits 0x8000");
-    CHECK(told(meaning::exit_reason, 0x80000021) == "VM-entry failure, invalid guest state");
-    CHECK(told(meaning::exit_reason, 999) == "unknown 999");
-    CHECK(told(meaning::svm_exit_code, 0x14) == "write of CR4");
-    CHECK(told(meaning::svm_exit_code, 0x400) == "nested page fault");
-    CHECK(told(meaning::svm_exit_code, 0x7777) == "");
-    CHECK(told(meaning::cr_intercepts, 0x00110001) == "read CR0, write CR0, write CR4");
-    CHECK(told(meaning::ept_pointer, 0x701e) == "page walk 4 levels, memory type WB, root 0x7000");
-    CHECK(told(meaning::ept_pointer, 0x701e, true) == "page walk 4 levels, memory type WB");
-    CHECK(told(meaning::svm_event, 0x80000020) == "valid, external interrupt, vector 32");
-    CHECK(told(meaning::activity_state, 3) == "wait-for-SIPI");
-    CHECK(told(meaning::pat, 0x0007040600070406) == "WB WT UC- UC WB WT UC- UC");
-    CHECK(told(meaning::pat, 0x03) == "? UC UC UC UC UC UC UC");
-    CHECK(told(meaning::address, ~0ull) == "none");
-    CHECK(told(meaning::value, 5) == "");
+    namespace bit_layout = kvm::nested::bit_layout;
+    CHECK(told(bit_layout::cr0, 0x80000011) == "PE, ET, PG");
+    CHECK(told(bit_layout::cr0, 0) == "");
+    CHECK(told(bit_layout::rflags, 0x3246) == "PF, ZF, IF, IOPL 3");
+    CHECK(told(bit_layout::rflags, 0x3246, true) == "IF, IOPL 3");
+    CHECK(told(bit_layout::rflags, 1u << 15) == "undefined bits 0x8000");
+    CHECK(told(bit_layout::exit_reason, 0x80000021) == "VM-entry failure, invalid guest state");
+    CHECK(told(bit_layout::exit_reason, 999) == "unknown 999");
+    CHECK(told(bit_layout::svm_exit_code, 0x14) == "write of CR4");
+    CHECK(told(bit_layout::svm_exit_code, 0x400) == "nested page fault");
+    CHECK(told(bit_layout::svm_exit_code, 0x7777) == "");
+    CHECK(told(bit_layout::cr_intercepts, 0x00110001) == "read CR0, write CR0, write CR4");
+    CHECK(told(bit_layout::ept_pointer, 0x701e) == "page walk 4 levels, memory type WB, root 0x7000");
+    CHECK(told(bit_layout::ept_pointer, 0x701e, true) == "page walk 4 levels, memory type WB");
+    CHECK(told(bit_layout::svm_event, 0x80000020) == "valid, external interrupt, vector 32");
+    CHECK(told(bit_layout::activity_state, 3) == "wait-for-SIPI");
+    CHECK(told(bit_layout::pat, 0x0007040600070406) == "WB WT UC- UC WB WT UC- UC");
+    CHECK(told(bit_layout::pat, 0x03) == "? UC UC UC UC UC UC UC");
+    CHECK(told(bit_layout::address, ~0ull) == "none");
+    CHECK(told(bit_layout::value, 5) == "");
 }
 
 std::size_t pieces = 0; // a function has no other place

@@ -1,14 +1,15 @@
 // SPDX-License-Identifier: MIT
 //
 // What the bits of a value mean, as data: types, and the tables of what Intel and AMD share. The vendors' own
-// tables are in vmx_meaning and svm_meaning. Names are those of the manuals: the Intel SDM and the AMD APM.
+// tables are in vmx_bit_layout and svm_bit_layout. Names are those of the manuals: the Intel SDM and the AMD
+// APM.
 module;
 #include <array>
 #include <cstdint>
 #include <optional>
 #include <span>
 #include <string_view>
-export module kvm.nested:meaning;
+export module kvm.nested:bit_layout;
 
 export namespace kvm::nested {
 
@@ -43,7 +44,7 @@ struct NamedBits {
 };
 
 /// How a value as a whole is to be read, which also decides what redacting keeps of it.
-enum class MeaningKind : std::uint8_t {
+enum class ValueKind : std::uint8_t {
     value,   ///< a register's content, or other data of the guest: redacted
     address, ///< a guest physical address: redacted, but for whether it is page-aligned
     number,  ///< a count, an index, an identifier: kept
@@ -54,8 +55,8 @@ enum class MeaningKind : std::uint8_t {
     bytes,   ///< reserved, or no number at all: redacted
 };
 
-struct Meaning {
-    MeaningKind kind;
+struct BitLayout {
+    ValueKind kind;
     std::span<const NamedBits> bits = {};
     std::span<const NamedValue> values = {};
     /// Reserved bits that are set in every legal value.
@@ -71,24 +72,24 @@ constexpr std::optional<NamedValue> find(std::span<const NamedValue> values, std
 }
 
 /// The bits of that name; none if there are none.
-constexpr std::optional<NamedBits> find(const Meaning& meaning, std::string_view name) noexcept {
-    for (const auto& bits : meaning.bits)
+constexpr std::optional<NamedBits> find(const BitLayout& layout, std::string_view name) noexcept {
+    for (const auto& bits : layout.bits)
         if (bits.name == name)
             return bits;
     return std::nullopt;
 }
 
 /// What is set in `value` and has no name.
-constexpr std::uint64_t undefined_bits(const Meaning& meaning, std::uint64_t value) noexcept {
-    std::uint64_t known = meaning.always_ones;
-    for (const auto& bits : meaning.bits)
+constexpr std::uint64_t undefined_bits(const BitLayout& layout, std::uint64_t value) noexcept {
+    std::uint64_t known = layout.always_ones;
+    for (const auto& bits : layout.bits)
         known |= bits.mask();
     return value & ~known;
 }
 
 } // namespace kvm::nested
 
-namespace kvm::nested::meaning {
+namespace kvm::nested::bit_layout {
 
 constexpr NamedBits flag(unsigned bit, std::string_view name) {
     const auto n = static_cast<std::uint8_t>(bit);
@@ -101,24 +102,24 @@ constexpr NamedBits part(unsigned first, unsigned last, std::string_view name,
 constexpr NamedBits part(unsigned first, unsigned last, std::string_view name, BitsForm form) {
     return part(first, last, name, {}, form);
 }
-constexpr Meaning of_bits(std::span<const NamedBits> bits, std::uint64_t always_ones = 0) {
-    return {MeaningKind::bits, bits, {}, always_ones};
+constexpr BitLayout of_bits(std::span<const NamedBits> bits, std::uint64_t always_ones = 0) {
+    return {ValueKind::bits, bits, {}, always_ones};
 }
-constexpr Meaning of_codes(std::span<const NamedValue> values) {
-    return {MeaningKind::code, {}, values, 0};
+constexpr BitLayout of_codes(std::span<const NamedValue> values) {
+    return {ValueKind::code, {}, values, 0};
 }
 
-} // namespace kvm::nested::meaning
+} // namespace kvm::nested::bit_layout
 
-/// One Meaning for each kind of value. The arrays are what they are made of.
-export namespace kvm::nested::meaning {
+/// One BitLayout for each kind of value. The arrays are what they are made of.
+export namespace kvm::nested::bit_layout {
 
-inline constexpr Meaning value{MeaningKind::value};
-inline constexpr Meaning address{MeaningKind::address};
-inline constexpr Meaning number{MeaningKind::number};
-inline constexpr Meaning mask{MeaningKind::mask};
-inline constexpr Meaning pat{MeaningKind::pat};
-inline constexpr Meaning bytes{MeaningKind::bytes};
+inline constexpr BitLayout value{ValueKind::value};
+inline constexpr BitLayout address{ValueKind::address};
+inline constexpr BitLayout number{ValueKind::number};
+inline constexpr BitLayout mask{ValueKind::mask};
+inline constexpr BitLayout pat{ValueKind::pat};
+inline constexpr BitLayout bytes{ValueKind::bytes};
 
 /// Intel SDM Vol. 3 table 6-1, AMD APM Vol. 2 section 8.2.
 inline constexpr std::array exception_names = std::to_array<NamedValue>({
@@ -138,7 +139,7 @@ inline constexpr std::array exception_bits = std::to_array<NamedBits>({
     flag(24, "vector 24"), flag(25, "vector 25"), flag(26, "vector 26"), flag(27, "vector 27"),
     flag(28, "#HV"),       flag(29, "#VC"),       flag(30, "#SX"),       flag(31, "vector 31"),
 });
-inline constexpr Meaning exceptions = of_bits(exception_bits);
+inline constexpr BitLayout exceptions = of_bits(exception_bits);
 
 /// Intel SDM Vol. 3 section 4.7, AMD APM Vol. 2 section 8.4.2.
 inline constexpr std::array page_fault_error_bits = std::to_array<NamedBits>({
@@ -153,7 +154,7 @@ inline constexpr std::array page_fault_error_bits = std::to_array<NamedBits>({
     flag(15, "SGX"),
     flag(31, "RMP"),
 });
-inline constexpr Meaning page_fault_error = of_bits(page_fault_error_bits);
+inline constexpr BitLayout page_fault_error = of_bits(page_fault_error_bits);
 
 /// Intel SDM Vol. 3 section 2.5, AMD APM Vol. 2 section 3.1.1.
 inline constexpr std::array cr0_bits = std::to_array<NamedBits>({
@@ -169,7 +170,7 @@ inline constexpr std::array cr0_bits = std::to_array<NamedBits>({
     flag(30, "CD"),
     flag(31, "PG"),
 });
-inline constexpr Meaning cr0 = of_bits(cr0_bits);
+inline constexpr BitLayout cr0 = of_bits(cr0_bits);
 
 /// Intel SDM Vol. 3 section 2.5, AMD APM Vol. 2 section 3.1.3.
 inline constexpr std::array cr4_bits = std::to_array<NamedBits>({
@@ -180,7 +181,7 @@ inline constexpr std::array cr4_bits = std::to_array<NamedBits>({
     flag(21, "SMAP"),       flag(22, "PKE"),   flag(23, "CET"),     flag(24, "PKS"),  flag(25, "UINTR"),
     flag(28, "LAM_SUP"),    flag(32, "FRED"),
 });
-inline constexpr Meaning cr4 = of_bits(cr4_bits);
+inline constexpr BitLayout cr4 = of_bits(cr4_bits);
 
 /// Intel SDM Vol. 3 section 2.2.1, AMD APM Vol. 2 section 3.1.7.
 inline constexpr std::array efer_bits = std::to_array<NamedBits>({
@@ -197,7 +198,7 @@ inline constexpr std::array efer_bits = std::to_array<NamedBits>({
     flag(20, "UAIE"),
     flag(21, "AIBRSE"),
 });
-inline constexpr Meaning efer = of_bits(efer_bits);
+inline constexpr BitLayout efer = of_bits(efer_bits);
 
 /// Intel SDM Vol. 1 section 3.4.3, AMD APM Vol. 2 section 3.1.6. Bit 1 is always set.
 inline constexpr std::array rflags_bits = std::to_array<NamedBits>({
@@ -219,7 +220,7 @@ inline constexpr std::array rflags_bits = std::to_array<NamedBits>({
     flag(20, "VIP"),
     flag(21, "ID"),
 });
-inline constexpr Meaning rflags = of_bits(rflags_bits, 0x2);
+inline constexpr BitLayout rflags = of_bits(rflags_bits, 0x2);
 
 /// Intel SDM Vol. 3 section 18.2, AMD APM Vol. 2 section 13.1.1.
 // BLD and RTM are clear where the event happened.
@@ -231,7 +232,7 @@ inline constexpr std::array dr6_bits = std::to_array<NamedBits>({
     flag(15, "BT"),
     flag(16, "not RTM"),
 });
-inline constexpr Meaning dr6 = of_bits(dr6_bits, 0xfffe'07f0);
+inline constexpr BitLayout dr6 = of_bits(dr6_bits, 0xfffe'07f0);
 inline constexpr std::array dr7_bits = std::to_array<NamedBits>({
     flag(0, "L0"),        flag(1, "G0"),        flag(2, "L1"),        flag(3, "G1"),
     flag(4, "L2"),        flag(5, "G2"),        flag(6, "L3"),        flag(7, "G3"),
@@ -239,7 +240,7 @@ inline constexpr std::array dr7_bits = std::to_array<NamedBits>({
     part(16, 17, "R/W0"), part(18, 19, "LEN0"), part(20, 21, "R/W1"), part(22, 23, "LEN1"),
     part(24, 25, "R/W2"), part(26, 27, "LEN2"), part(28, 29, "R/W3"), part(30, 31, "LEN3"),
 });
-inline constexpr Meaning dr7 = of_bits(dr7_bits, 0x400);
+inline constexpr BitLayout dr7 = of_bits(dr7_bits, 0x400);
 
 /// IA32_DEBUGCTL: Intel SDM Vol. 3 section 18.4.1. AMD's DebugCtl has its first two bits (APM Vol. 2 section
 /// 13.1.1.6).
@@ -258,7 +259,7 @@ inline constexpr std::array debugctl_bits = std::to_array<NamedBits>({
     flag(14, "FREEZE_WHILE_SMM"),
     flag(15, "RTM"),
 });
-inline constexpr Meaning debugctl = of_bits(debugctl_bits);
+inline constexpr BitLayout debugctl = of_bits(debugctl_bits);
 
 /// IA32_S_CET: Intel SDM Vol. 1 section 17.1.2, AMD APM Vol. 2 section 18.11.
 inline constexpr std::array cet_bits = std::to_array<NamedBits>({
@@ -272,7 +273,7 @@ inline constexpr std::array cet_bits = std::to_array<NamedBits>({
     flag(11, "TRACKER"),
     part(12, 63, "bitmap base", BitsForm::address),
 });
-inline constexpr Meaning cet = of_bits(cet_bits);
+inline constexpr BitLayout cet = of_bits(cet_bits);
 
 /// Memory types of a PAT entry: Intel SDM Vol. 3 section 12.12.2, AMD APM Vol. 2 section 7.8.1.
 inline constexpr std::array memory_types = std::to_array<NamedValue>({
@@ -292,16 +293,16 @@ inline constexpr std::array state_flag_bits = std::to_array<NamedBits>({
     flag(3, "MTF_PENDING"),
     flag(8, "GIF_SET"),
 });
-inline constexpr Meaning state_flags = of_bits(state_flag_bits);
+inline constexpr BitLayout state_flags = of_bits(state_flag_bits);
 inline constexpr std::array state_format_names = std::to_array<NamedValue>({{0, "VMX"}, {1, "SVM"}});
-inline constexpr Meaning state_format = of_codes(state_format_names);
+inline constexpr BitLayout state_format = of_codes(state_format_names);
 inline constexpr std::array smm_flag_bits = std::to_array<NamedBits>({
     flag(0, "GUEST_MODE"),
     flag(1, "VMXON"),
 });
-inline constexpr Meaning smm_flags = of_bits(smm_flag_bits);
+inline constexpr BitLayout smm_flags = of_bits(smm_flag_bits);
 inline constexpr std::array vmx_header_flag_bits =
     std::to_array<NamedBits>({flag(0, "PREEMPTION_TIMER_DEADLINE")});
-inline constexpr Meaning vmx_header_flags = of_bits(vmx_header_flag_bits);
+inline constexpr BitLayout vmx_header_flags = of_bits(vmx_header_flag_bits);
 
-} // namespace kvm::nested::meaning
+} // namespace kvm::nested::bit_layout

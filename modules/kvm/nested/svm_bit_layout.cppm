@@ -6,22 +6,22 @@ module;
 #include <cstdint>
 #include <span>
 #include <string_view>
-export module kvm.nested:svm_meaning;
-import :meaning;
+export module kvm.nested:svm_bit_layout;
+import :bit_layout;
 
-export namespace kvm::nested::meaning {
+export namespace kvm::nested::bit_layout {
 
 /// Intercepts of control and debug registers (15.8).
 inline constexpr std::array cr_intercept_bits = std::to_array<NamedBits>({
     part(0, 15, "read CR", BitsForm::each),
     part(16, 31, "write CR", BitsForm::each),
 });
-inline constexpr Meaning cr_intercepts = of_bits(cr_intercept_bits);
+inline constexpr BitLayout cr_intercepts = of_bits(cr_intercept_bits);
 inline constexpr std::array dr_intercept_bits = std::to_array<NamedBits>({
     part(0, 15, "read DR", BitsForm::each),
     part(16, 31, "write DR", BitsForm::each),
 });
-inline constexpr Meaning dr_intercepts = of_bits(dr_intercept_bits);
+inline constexpr BitLayout dr_intercepts = of_bits(dr_intercept_bits);
 
 /// Instruction intercepts, word 00Ch (appendix B).
 inline constexpr std::array intercept_word3_bits = std::to_array<NamedBits>({
@@ -37,7 +37,7 @@ inline constexpr std::array intercept_word3_bits = std::to_array<NamedBits>({
     flag(27, "IOIO_PROT"),   flag(28, "MSR_PROT"),   flag(29, "task switch"),
     flag(30, "FERR_FREEZE"), flag(31, "shutdown"),
 });
-inline constexpr Meaning intercept_word3 = of_bits(intercept_word3_bits);
+inline constexpr BitLayout intercept_word3 = of_bits(intercept_word3_bits);
 
 /// Instruction intercepts, word 010h (appendix B). VMRUN must be set.
 inline constexpr std::array intercept_word4_bits = std::to_array<NamedBits>({
@@ -59,7 +59,7 @@ inline constexpr std::array intercept_word4_bits = std::to_array<NamedBits>({
     flag(15, "EFER write trap"),
     part(16, 31, "write trap CR", BitsForm::each),
 });
-inline constexpr Meaning intercept_word4 = of_bits(intercept_word4_bits);
+inline constexpr BitLayout intercept_word4 = of_bits(intercept_word4_bits);
 
 /// Instruction intercepts, word 014h (appendix B).
 inline constexpr std::array intercept_word5_bits = std::to_array<NamedBits>({
@@ -71,7 +71,7 @@ inline constexpr std::array intercept_word5_bits = std::to_array<NamedBits>({
     flag(5, "bus lock"),
     flag(6, "idle HLT"),
 });
-inline constexpr Meaning intercept_word5 = of_bits(intercept_word5_bits);
+inline constexpr BitLayout intercept_word5 = of_bits(intercept_word5_bits);
 
 /// TLB_CONTROL (15.16.2).
 inline constexpr std::array tlb_controls = std::to_array<NamedValue>({
@@ -80,14 +80,14 @@ inline constexpr std::array tlb_controls = std::to_array<NamedValue>({
     {3, "flush this ASID"},
     {7, "flush this ASID's non-global entries"},
 });
-inline constexpr Meaning tlb_control = of_codes(tlb_controls);
+inline constexpr BitLayout tlb_control = of_codes(tlb_controls);
 
 /// ERAP control, byte 05Dh (appendix B).
 inline constexpr std::array erap_control_bits = std::to_array<NamedBits>({
     flag(0, "allow larger RAP"),
     flag(1, "clear RAP"),
 });
-inline constexpr Meaning erap_control = of_bits(erap_control_bits);
+inline constexpr BitLayout erap_control = of_bits(erap_control_bits);
 
 /// Virtual interrupts, the low half of 060h (15.21, 15.33).
 inline constexpr std::array int_ctl_bits = std::to_array<NamedBits>({
@@ -104,15 +104,15 @@ inline constexpr std::array int_ctl_bits = std::to_array<NamedBits>({
     flag(30, "x2AVIC"),
     flag(31, "AVIC"),
 });
-inline constexpr Meaning int_ctl = of_bits(int_ctl_bits);
+inline constexpr BitLayout int_ctl = of_bits(int_ctl_bits);
 inline constexpr std::array int_vector_bits = std::to_array<NamedBits>({part(0, 7, "vector")});
-inline constexpr Meaning int_vector = of_bits(int_vector_bits);
+inline constexpr BitLayout int_vector = of_bits(int_vector_bits);
 /// Interrupt shadow (15.21.5).
 inline constexpr std::array int_state_bits = std::to_array<NamedBits>({
     flag(0, "interrupt shadow"),
     flag(1, "guest interrupt mask"),
 });
-inline constexpr Meaning int_state = of_bits(int_state_bits);
+inline constexpr BitLayout int_state = of_bits(int_state_bits);
 
 /// Nested paging and what came later to word 090h (appendix B).
 inline constexpr std::array misc_ctl_bits = std::to_array<NamedBits>({
@@ -125,7 +125,7 @@ inline constexpr std::array misc_ctl_bits = std::to_array<NamedBits>({
     flag(6, "read-only guest page tables"),
     flag(7, "INVLPGB and TLBSYNC"),
 });
-inline constexpr Meaning misc_ctl = of_bits(misc_ctl_bits);
+inline constexpr BitLayout misc_ctl = of_bits(misc_ctl_bits);
 /// LBR virtualization and what came later to word 0B8h (appendix B).
 inline constexpr std::array misc_ctl2_bits = std::to_array<NamedBits>({
     flag(0, "LBR virtualization"),
@@ -133,7 +133,7 @@ inline constexpr std::array misc_ctl2_bits = std::to_array<NamedBits>({
     flag(2, "IBS virtualization"),
     flag(3, "PMC virtualization"),
 });
-inline constexpr Meaning misc_ctl2 = of_bits(misc_ctl2_bits);
+inline constexpr BitLayout misc_ctl2 = of_bits(misc_ctl2_bits);
 
 /// VMCB clean bits (15.15.3); bit 31 is Hyper-V's.
 inline constexpr std::array clean_bits = std::to_array<NamedBits>({
@@ -152,7 +152,7 @@ inline constexpr std::array clean_bits = std::to_array<NamedBits>({
     flag(12, "CET"),
     flag(31, "Hyper-V enlightenments"),
 });
-inline constexpr Meaning clean = of_bits(clean_bits);
+inline constexpr BitLayout clean = of_bits(clean_bits);
 
 /// Types of events (15.20).
 inline constexpr std::array svm_event_types = std::to_array<NamedValue>({
@@ -168,7 +168,7 @@ inline constexpr std::array svm_event_bits = std::to_array<NamedBits>({
     part(0, 7, "vector", exception_names),
     flag(11, "error code valid"),
 });
-inline constexpr Meaning svm_event = of_bits(svm_event_bits);
+inline constexpr BitLayout svm_event = of_bits(svm_event_bits);
 
 /// Segment attributes as a VMCB packs them (15.5.1).
 inline constexpr std::array svm_attribute_bits = std::to_array<NamedBits>({
@@ -181,7 +181,7 @@ inline constexpr std::array svm_attribute_bits = std::to_array<NamedBits>({
     flag(10, "D/B"),
     flag(11, "G"),
 });
-inline constexpr Meaning svm_attributes = of_bits(svm_attribute_bits);
+inline constexpr BitLayout svm_attributes = of_bits(svm_attribute_bits);
 
 /// #VMEXIT codes (appendix C).
 inline constexpr std::array svm_exit_codes = std::to_array<NamedValue>({
@@ -279,6 +279,6 @@ inline constexpr std::array svm_exit_codes = std::to_array<NamedValue>({
     {~std::uint64_t{2}, "idle required"},
     {~std::uint64_t{3}, "invalid PMC state"},
 });
-inline constexpr Meaning svm_exit_code = of_codes(svm_exit_codes);
+inline constexpr BitLayout svm_exit_code = of_codes(svm_exit_codes);
 
-} // namespace kvm::nested::meaning
+} // namespace kvm::nested::bit_layout

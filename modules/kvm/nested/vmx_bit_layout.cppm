@@ -7,10 +7,10 @@ module;
 #include <cstdint>
 #include <span>
 #include <string_view>
-export module kvm.nested:vmx_meaning;
-import :meaning;
+export module kvm.nested:vmx_bit_layout;
+import :bit_layout;
 
-export namespace kvm::nested::meaning {
+export namespace kvm::nested::bit_layout {
 
 /// Pin-based VM-execution controls (25.6.1). Bits 1, 2 and 4 are reserved and 1.
 inline constexpr std::array pin_based_bits = std::to_array<NamedBits>({
@@ -20,7 +20,7 @@ inline constexpr std::array pin_based_bits = std::to_array<NamedBits>({
     flag(6, "activate VMX-preemption timer"),
     flag(7, "process posted interrupts"),
 });
-inline constexpr Meaning pin_based = of_bits(pin_based_bits, 0x16);
+inline constexpr BitLayout pin_based = of_bits(pin_based_bits, 0x16);
 
 /// Primary processor-based VM-execution controls (25.6.2).
 inline constexpr std::array cpu_based_bits = std::to_array<NamedBits>({
@@ -47,7 +47,7 @@ inline constexpr std::array cpu_based_bits = std::to_array<NamedBits>({
     flag(30, "PAUSE exiting"),
     flag(31, "activate secondary controls"),
 });
-inline constexpr Meaning cpu_based = of_bits(cpu_based_bits, 0x0400'6172);
+inline constexpr BitLayout cpu_based = of_bits(cpu_based_bits, 0x0400'6172);
 
 /// Secondary processor-based VM-execution controls (25.6.2).
 inline constexpr std::array secondary_bits = std::to_array<NamedBits>({
@@ -83,7 +83,7 @@ inline constexpr std::array secondary_bits = std::to_array<NamedBits>({
     flag(30, "VMM bus-lock detection"),
     flag(31, "instruction timeout"),
 });
-inline constexpr Meaning secondary = of_bits(secondary_bits);
+inline constexpr BitLayout secondary = of_bits(secondary_bits);
 
 /// VM-exit controls (25.7.1).
 inline constexpr std::array exit_control_bits = std::to_array<NamedBits>({
@@ -106,7 +106,7 @@ inline constexpr std::array exit_control_bits = std::to_array<NamedBits>({
     flag(30, "save IA32_PERF_GLOBAL_CTL"),
     flag(31, "activate secondary controls"),
 });
-inline constexpr Meaning exit_controls = of_bits(exit_control_bits, 0x0003'6dfb);
+inline constexpr BitLayout exit_controls = of_bits(exit_control_bits, 0x0003'6dfb);
 
 /// VM-entry controls (25.8.1).
 inline constexpr std::array entry_control_bits = std::to_array<NamedBits>({
@@ -125,11 +125,11 @@ inline constexpr std::array entry_control_bits = std::to_array<NamedBits>({
     flag(21, "load guest IA32_LBR_CTL"),
     flag(22, "load PKRS"),
 });
-inline constexpr Meaning entry_controls = of_bits(entry_control_bits, 0x11fb);
+inline constexpr BitLayout entry_controls = of_bits(entry_control_bits, 0x11fb);
 
 /// VM-function controls (25.6.14).
 inline constexpr std::array vm_function_bits = std::to_array<NamedBits>({flag(0, "EPTP switching")});
-inline constexpr Meaning vm_functions = of_bits(vm_function_bits);
+inline constexpr BitLayout vm_functions = of_bits(vm_function_bits);
 
 /// Extended-page-table pointer (25.6.11).
 inline constexpr std::array ept_memory_types = std::to_array<NamedValue>({{0, "UC"}, {6, "WB"}});
@@ -141,7 +141,7 @@ inline constexpr std::array ept_pointer_bits = std::to_array<NamedBits>({
     flag(7, "supervisor shadow-stack control"),
     part(12, 51, "root", BitsForm::address),
 });
-inline constexpr Meaning ept_pointer = of_bits(ept_pointer_bits);
+inline constexpr BitLayout ept_pointer = of_bits(ept_pointer_bits);
 
 /// Types of events (25.8.3).
 inline constexpr std::array vmx_event_types = std::to_array<NamedValue>({
@@ -160,7 +160,7 @@ inline constexpr std::array entry_event_bits = std::to_array<NamedBits>({
     part(0, 7, "vector", exception_names),
     flag(11, "deliver error code"),
 });
-inline constexpr Meaning entry_event = of_bits(entry_event_bits);
+inline constexpr BitLayout entry_event = of_bits(entry_event_bits);
 /// VM-exit interruption information (25.9.2).
 inline constexpr std::array exit_event_bits = std::to_array<NamedBits>({
     flag(31, "valid"),
@@ -169,7 +169,7 @@ inline constexpr std::array exit_event_bits = std::to_array<NamedBits>({
     flag(11, "error code valid"),
     flag(12, "NMI unblocking due to IRET"),
 });
-inline constexpr Meaning exit_event = of_bits(exit_event_bits);
+inline constexpr BitLayout exit_event = of_bits(exit_event_bits);
 /// IDT-vectoring information (25.9.3).
 inline constexpr std::array vectoring_event_bits = std::to_array<NamedBits>({
     flag(31, "valid"),
@@ -177,7 +177,7 @@ inline constexpr std::array vectoring_event_bits = std::to_array<NamedBits>({
     part(0, 7, "vector", exception_names),
     flag(11, "error code valid"),
 });
-inline constexpr Meaning vectoring_event = of_bits(vectoring_event_bits);
+inline constexpr BitLayout vectoring_event = of_bits(vectoring_event_bits);
 
 /// Basic exit reasons (appendix C).
 inline constexpr std::array vmx_exit_reasons = std::to_array<NamedValue>({
@@ -270,7 +270,7 @@ inline constexpr std::array exit_reason_bits = std::to_array<NamedBits>({
     flag(28, "pending MTF VM exit"),
     flag(29, "VM exit from VMX root operation"),
 });
-inline constexpr Meaning exit_reason = of_bits(exit_reason_bits);
+inline constexpr BitLayout exit_reason = of_bits(exit_reason_bits);
 
 /// VM-instruction error numbers (31.4).
 inline constexpr std::array vm_instruction_errors = std::to_array<NamedValue>({
@@ -301,7 +301,7 @@ inline constexpr std::array vm_instruction_errors = std::to_array<NamedValue>({
     {26, "VM entry with events blocked by MOV SS"},
     {28, "invalid operand to INVEPT or INVVPID"},
 });
-inline constexpr Meaning vm_instruction_error = of_codes(vm_instruction_errors);
+inline constexpr BitLayout vm_instruction_error = of_codes(vm_instruction_errors);
 
 /// VMX-abort indicator (28.7).
 inline constexpr std::array vmx_aborts = std::to_array<NamedValue>({
@@ -313,7 +313,7 @@ inline constexpr std::array vmx_aborts = std::to_array<NamedValue>({
     {5, "machine-check event during VM exit"},
     {6, "L2 was in IA-32e mode and the host is not 64-bit"},
 });
-inline constexpr Meaning vmx_abort = of_codes(vmx_aborts);
+inline constexpr BitLayout vmx_abort = of_codes(vmx_aborts);
 
 /// Segment access rights (25.4.1).
 inline constexpr std::array vmx_access_right_bits = std::to_array<NamedBits>({
@@ -327,7 +327,7 @@ inline constexpr std::array vmx_access_right_bits = std::to_array<NamedBits>({
     flag(14, "D/B"),
     flag(15, "G"),
 });
-inline constexpr Meaning vmx_access_rights = of_bits(vmx_access_right_bits);
+inline constexpr BitLayout vmx_access_rights = of_bits(vmx_access_right_bits);
 
 /// Interruptibility state (25.4.2).
 inline constexpr std::array interruptibility_bits = std::to_array<NamedBits>({
@@ -337,7 +337,7 @@ inline constexpr std::array interruptibility_bits = std::to_array<NamedBits>({
     flag(3, "blocking by NMI"),
     flag(4, "enclave interruption"),
 });
-inline constexpr Meaning interruptibility = of_bits(interruptibility_bits);
+inline constexpr BitLayout interruptibility = of_bits(interruptibility_bits);
 
 /// Activity state (25.4.2).
 inline constexpr std::array activity_states = std::to_array<NamedValue>({
@@ -346,7 +346,7 @@ inline constexpr std::array activity_states = std::to_array<NamedValue>({
     {2, "shutdown"},
     {3, "wait-for-SIPI"},
 });
-inline constexpr Meaning activity_state = of_codes(activity_states);
+inline constexpr BitLayout activity_state = of_codes(activity_states);
 
 /// Pending debug exceptions (25.4.2).
 inline constexpr std::array pending_debug_bits = std::to_array<NamedBits>({
@@ -356,22 +356,22 @@ inline constexpr std::array pending_debug_bits = std::to_array<NamedBits>({
     flag(14, "BS"),
     flag(16, "RTM"),
 });
-inline constexpr Meaning pending_debug = of_bits(pending_debug_bits);
+inline constexpr BitLayout pending_debug = of_bits(pending_debug_bits);
 
 /// Guest interrupt status (25.4.2).
 inline constexpr std::array interrupt_status_bits = std::to_array<NamedBits>({
     part(0, 7, "RVI"),
     part(8, 15, "SVI"),
 });
-inline constexpr Meaning interrupt_status = of_bits(interrupt_status_bits);
+inline constexpr BitLayout interrupt_status = of_bits(interrupt_status_bits);
 
 /// The first word of a VMCS (25.2), and KVM's own launch state.
 inline constexpr std::array vmcs_revision_bits = std::to_array<NamedBits>({
     part(0, 30, "revision", BitsForm::hexadecimal),
     flag(31, "shadow VMCS"),
 });
-inline constexpr Meaning vmcs_revision = of_bits(vmcs_revision_bits);
+inline constexpr BitLayout vmcs_revision = of_bits(vmcs_revision_bits);
 inline constexpr std::array launch_states = std::to_array<NamedValue>({{0, "clear"}, {1, "launched"}});
-inline constexpr Meaning launch_state = of_codes(launch_states);
+inline constexpr BitLayout launch_state = of_codes(launch_states);
 
-} // namespace kvm::nested::meaning
+} // namespace kvm::nested::bit_layout
