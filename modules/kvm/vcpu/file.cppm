@@ -13,9 +13,12 @@
 //     12   4  vendor: 0 VMX, 1 SVM
 //     16   8  bytes of the whole file
 //     24   4  number of sections
-//     28   4  requirements: bit 0 exception payload, bit 1 triple fault event, bit 2 enlightened VMCS
+//     28   4  requirements: bit 0 exception payload, bit 1 triple fault event, bit 2 enlightened VMCS, bit 3
+//             SynIC, bit 4 SynIC2 (not both)
 //     32   8  requirements: quirks that are disabled (KVM_CAP_DISABLE_QUIRKS2)
-//     40  20  zero
+//     40   4  requirements: flags of KVM_CAP_X2APIC_API
+//     44   4  requirements: nanoseconds of KVM_CAP_X86_APIC_BUS_CYCLES_NS; 0: as KVM has it
+//     48  12  zero
 //     60   4  CRC-32 (zlib's) of bytes 0 to 59
 //
 // Section, 24 bytes, then its payload, then zeroes up to a multiple of 8:

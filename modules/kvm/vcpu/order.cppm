@@ -21,7 +21,7 @@ enum class Step : std::uint8_t {
     clear_nested_state, ///< KVM_SET_NESTED_STATE with nothing in it
     memory,             ///< memory slots and their contents: the caller's
     cpuid,              ///< KVM_SET_CPUID2
-    enlightened_vmcs,   ///< KVM_ENABLE_CAP on the vCPU
+    vcpu_capabilities,  ///< KVM_ENABLE_CAP on the vCPU
     feature_msrs,       ///< KVM_SET_MSRS with the MSRs of KVM_GET_MSR_FEATURE_INDEX_LIST
     sregs,              ///< KVM_SET_SREGS2
     lapic,              ///< KVM_SET_LAPIC
@@ -57,8 +57,9 @@ inline constexpr std::array restore_order = std::to_array<OrderedStep>({
      "VMX reads the link pointer's VMCS when the nested state is set, and the first run reads the rest"},
     {Step::cpuid, "cpuid",
      "decides which MSRs and control bits there are, the width of addresses, and whether the vCPU may nest"},
-    {Step::enlightened_vmcs, "enlightened_vmcs",
-     "changes the VMX capabilities, and without it an enlightened nested state is refused"},
+    {Step::vcpu_capabilities, "vcpu_capabilities",
+     "the enlightened VMCS changes the VMX capabilities, and without it an enlightened nested state is "
+     "refused; without the SynIC its MSRs are"},
     {Step::feature_msrs, "feature_msrs",
      "the nested state is checked against the VMX capabilities, and they are frozen by the first run"},
     {Step::sregs, "sregs",

@@ -148,6 +148,62 @@ struct EnableCap {
     std::array<std::uint8_t, 64> padding;
 };
 
+/// KVM_GET_CLOCK, KVM_SET_CLOCK (struct kvm_clock_data): the VM's kvmclock, and with it all that KVM derives
+/// from that.
+struct Clock {
+    std::uint64_t clock; ///< nanoseconds
+    std::uint32_t flags; ///< clock_flag
+    std::uint32_t padding_0;
+    std::uint64_t realtime; ///< nanoseconds since 1970, of the same moment; with clock_flag::realtime
+    std::uint64_t host_tsc; ///< of the same moment; with clock_flag::host_tsc
+    std::array<std::uint32_t, 4> padding;
+
+    constexpr bool operator==(const Clock&) const = default;
+};
+
+/// Clock::flags.
+namespace clock_flag {
+inline constexpr std::uint32_t tsc_stable = 2; ///< all vCPUs have the same kvmclock, to the nanosecond
+inline constexpr std::uint32_t realtime = 4;
+inline constexpr std::uint32_t host_tsc = 8;
+} // namespace clock_flag
+
+/// KVM_GET_IRQCHIP, KVM_SET_IRQCHIP (struct kvm_irqchip): one interrupt controller of a VM.
+struct Irqchip {
+    std::uint32_t id; ///< irqchip_id
+    std::uint32_t padding;
+    std::array<std::byte, 512> registers; ///< a PIC's take 16 bytes, the IOAPIC's 216
+
+    constexpr bool operator==(const Irqchip&) const = default;
+};
+
+/// Irqchip::id.
+namespace irqchip_id {
+inline constexpr std::uint32_t pic_master = 0;
+inline constexpr std::uint32_t pic_slave = 1;
+inline constexpr std::uint32_t ioapic = 2;
+inline constexpr std::size_t count = 3;
+} // namespace irqchip_id
+
+/// KVM_GET_PIT2, KVM_SET_PIT2 (struct kvm_pit_state2): the programmable interval timer.
+struct Pit {
+    std::array<std::array<std::byte, 24>, 3> channels;
+    std::uint32_t flags;
+    std::array<std::uint32_t, 9> reserved;
+
+    constexpr bool operator==(const Pit&) const = default;
+};
+
+/// KVM_GET_DEVICE_ATTR, KVM_SET_DEVICE_ATTR (struct kvm_device_attr).
+struct DeviceAttribute {
+    std::uint32_t flags;
+    std::uint32_t group;     ///< of a vCPU: 0 is KVM_VCPU_TSC_CTRL
+    std::uint64_t attribute; ///< in that: 0 is KVM_VCPU_TSC_OFFSET
+    std::uint64_t address;   ///< of the value
+};
+
+static_assert(sizeof(Clock) == 48 && sizeof(Irqchip) == 520 && sizeof(Pit) == 112
+              && sizeof(DeviceAttribute) == 24);
 static_assert(sizeof(Regs) == 144 && sizeof(Segment) == 24 && sizeof(DescriptorTable) == 16);
 static_assert(sizeof(Sregs2) == 320 && sizeof(Xcr) == 16 && sizeof(Xcrs) == 392);
 static_assert(sizeof(DebugRegs) == 128 && sizeof(VcpuEvents) == 64 && sizeof(MpState) == 4);
@@ -183,11 +239,17 @@ inline constexpr std::uint32_t suberror_emulation = 1;
 
 /// KVM_CAP_*.
 namespace cap {
+inline constexpr std::uint32_t irqchip = 0;              ///< VM: PIC and IOAPIC; not for KVM_ENABLE_CAP
+inline constexpr std::uint32_t pit2 = 33;                ///< VM; not for KVM_ENABLE_CAP
+inline constexpr std::uint32_t hyperv_synic = 123;       ///< vCPU
+inline constexpr std::uint32_t x2apic_api = 129;         ///< VM; answers the flags it knows
+inline constexpr std::uint32_t hyperv_synic2 = 148;      ///< vCPU
 inline constexpr std::uint32_t enlightened_vmcs = 163;   ///< vCPU
 inline constexpr std::uint32_t exception_payload = 164;  ///< VM
 inline constexpr std::uint32_t xsave2 = 208;             ///< VM; answers the bytes of the XSAVE area
 inline constexpr std::uint32_t disable_quirks2 = 213;    ///< VM; answers the quirks it knows
 inline constexpr std::uint32_t triple_fault_event = 218; ///< VM
+inline constexpr std::uint32_t apic_bus_cycles_ns = 237; ///< VM; since Linux 6.12
 } // namespace cap
 
 /// MSRs that need care.
@@ -205,6 +267,12 @@ using namespace nested::uapi::request;
 inline constexpr unsigned long get_msr_index_list = nested::uapi::detail::iowr(0x02, 4);         ///< /dev/kvm
 inline constexpr unsigned long get_msr_feature_index_list = nested::uapi::detail::iowr(0x0a, 4); ///< /dev/kvm
 inline constexpr unsigned long enable_cap = nested::uapi::detail::iow(0xa3, sizeof(EnableCap));  ///< VM, vCPU
+inline constexpr unsigned long get_irqchip = nested::uapi::detail::iowr(0x62, sizeof(Irqchip));  ///< VM
+inline constexpr unsigned long set_irqchip = nested::uapi::detail::ior(0x63, sizeof(Irqchip));   ///< VM
+inline constexpr unsigned long set_clock = nested::uapi::detail::iow(0x7b, sizeof(Clock));       ///< VM
+inline constexpr unsigned long get_clock = nested::uapi::detail::ior(0x7c, sizeof(Clock));       ///< VM
+inline constexpr unsigned long get_pit2 = nested::uapi::detail::ior(0x9f, sizeof(Pit));          ///< VM
+inline constexpr unsigned long set_pit2 = nested::uapi::detail::iow(0xa0, sizeof(Pit));          ///< VM
 inline constexpr unsigned long run = nested::uapi::detail::io(0x80); ///< vCPU, as all below
 inline constexpr unsigned long get_regs = nested::uapi::detail::ior(0x81, sizeof(Regs));
 inline constexpr unsigned long set_regs = nested::uapi::detail::iow(0x82, sizeof(Regs));
@@ -227,6 +295,9 @@ inline constexpr unsigned long get_xcrs = nested::uapi::detail::ior(0xa6, sizeof
 inline constexpr unsigned long set_xcrs = nested::uapi::detail::iow(0xa7, sizeof(Xcrs));
 inline constexpr unsigned long get_sregs2 = nested::uapi::detail::ior(0xcc, sizeof(Sregs2));
 inline constexpr unsigned long set_sregs2 = nested::uapi::detail::iow(0xcd, sizeof(Sregs2));
+inline constexpr unsigned long set_device_attr = nested::uapi::detail::iow(0xe1, sizeof(DeviceAttribute));
+inline constexpr unsigned long get_device_attr =
+    nested::uapi::detail::iow(0xe2, sizeof(DeviceAttribute)); // "iow", though it writes
 inline constexpr unsigned long get_xsave2 = nested::uapi::detail::ior(0xcf, xsave_size);
 } // namespace request
 

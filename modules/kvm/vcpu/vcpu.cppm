@@ -99,8 +99,8 @@ class WholeVcpu {
     /// before it restores memory, since both can write to memory.
     [[nodiscard]] std::expected<void, Error> abandon() const;
 
-    /// Switches on what of the requirements belongs to the vCPU itself: the enlightened VMCS. For a new vCPU
-    /// whose CPUID is set and that has not run yet; restore() does it, too.
+    /// Switches on what of the requirements belongs to the vCPU itself: the enlightened VMCS and the SynIC.
+    /// For a new vCPU whose CPUID is set and that has not run yet; restore() does it, too.
     [[nodiscard]] std::expected<void, Error> enable_capabilities() const;
 
     /// KVM_RUN, and the verdict on the nested state that was set before. Until it says `ran`, a restore is

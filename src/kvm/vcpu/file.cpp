@@ -35,13 +35,16 @@ struct FileHeader {
     std::uint32_t sections;
     std::uint32_t requirements;
     std::uint64_t disabled_quirks;
-    std::array<std::uint32_t, 5> reserved;
+    std::uint32_t x2apic_api;
+    std::uint32_t apic_bus_cycle_ns;
+    std::array<std::uint32_t, 3> reserved;
     std::uint32_t checksum;
 };
 static_assert(sizeof(FileHeader) == 64 && offsetof(FileHeader, version) == 8
               && offsetof(FileHeader, vendor) == 12 && offsetof(FileHeader, file_bytes) == 16
               && offsetof(FileHeader, sections) == 24 && offsetof(FileHeader, requirements) == 28
-              && offsetof(FileHeader, disabled_quirks) == 32 && offsetof(FileHeader, reserved) == 40
+              && offsetof(FileHeader, disabled_quirks) == 32 && offsetof(FileHeader, x2apic_api) == 40
+              && offsetof(FileHeader, apic_bus_cycle_ns) == 44 && offsetof(FileHeader, reserved) == 48
               && offsetof(FileHeader, checksum) == 60);
 
 struct SectionHeader {
@@ -60,6 +63,9 @@ constexpr std::size_t alignment = 8;
 constexpr std::uint32_t requires_exception_payload = 1;
 constexpr std::uint32_t requires_triple_fault_event = 2;
 constexpr std::uint32_t requires_enlightened_vmcs = 4;
+constexpr std::uint32_t requires_synic = 8;
+constexpr std::uint32_t requires_synic2 = 16;
+constexpr std::uint32_t known_requirements = 31;
 
 constexpr auto last_type = static_cast<std::uint32_t>(SectionType::nested_state);
 
@@ -126,8 +132,31 @@ std::vector<Piece> pieces_of(const VcpuState& state, std::span<const Section> ca
     return pieces;
 }
 
+void write_requirements(const Requirements& requirements, FileHeader& header) {
+    header.requirements = (requirements.exception_payload ? requires_exception_payload : 0)
+                          | (requirements.triple_fault_event ? requires_triple_fault_event : 0)
+                          | (requirements.enlightened_vmcs ? requires_enlightened_vmcs : 0)
+                          | (requirements.hyperv_synic == HypervSynic::synic ? requires_synic : 0)
+                          | (requirements.hyperv_synic == HypervSynic::synic2 ? requires_synic2 : 0);
+    header.disabled_quirks = requirements.disabled_quirks;
+    header.x2apic_api = requirements.x2apic_api;
+    header.apic_bus_cycle_ns = requirements.apic_bus_cycle_ns;
+}
+
+Requirements read_requirements(const FileHeader& header) {
+    const auto has = [&](std::uint32_t flag) { return (header.requirements & flag) != 0; };
+    return {.exception_payload = has(requires_exception_payload),
+            .triple_fault_event = has(requires_triple_fault_event),
+            .disabled_quirks = header.disabled_quirks,
+            .enlightened_vmcs = has(requires_enlightened_vmcs),
+            .x2apic_api = header.x2apic_api,
+            .apic_bus_cycle_ns = header.apic_bus_cycle_ns,
+            .hyperv_synic = has(requires_synic2)  ? HypervSynic::synic2
+                            : has(requires_synic) ? HypervSynic::synic
+                                                  : HypervSynic::off};
+}
+
 FileHeader header_of(const VcpuState& state, std::span<const Piece> pieces) {
-    const auto& requirements = state.requirements;
     FileHeader header{};
     header.magic = magic;
     header.version = file_version;
@@ -137,10 +166,7 @@ FileHeader header_of(const VcpuState& state, std::span<const Piece> pieces) {
     for (const auto& piece : pieces)
         header.file_bytes += sizeof(SectionHeader) + padded(piece.payload.size());
     header.sections = static_cast<std::uint32_t>(pieces.size());
-    header.requirements = (requirements.exception_payload ? requires_exception_payload : 0)
-                          | (requirements.triple_fault_event ? requires_triple_fault_event : 0)
-                          | (requirements.enlightened_vmcs ? requires_enlightened_vmcs : 0);
-    header.disabled_quirks = requirements.disabled_quirks;
+    write_requirements(state.requirements, header);
     header.checksum = checksum_of(header);
     return header;
 }
@@ -183,9 +209,8 @@ std::expected<FileHeader, Error> parse_header(Bytes bytes) {
         return refuse(Errc::malformed_section, offsetof(FileHeader, header_bytes));
     if (header.vendor > 1)
         return refuse(Errc::malformed_section, offsetof(FileHeader, vendor));
-    if ((header.requirements
-         & ~(requires_exception_payload | requires_triple_fault_event | requires_enlightened_vmcs))
-        != 0)
+    if ((header.requirements & ~known_requirements) != 0
+        || (header.requirements & requires_synic & (header.requirements >> 1)) != 0)
         return refuse(Errc::malformed_section, offsetof(FileHeader, requirements));
     if (header.reserved != decltype(header.reserved){})
         return refuse(Errc::malformed_section, offsetof(FileHeader, reserved));
@@ -353,12 +378,7 @@ std::expected<ParsedFile, Error> parse_vcpu(std::span<const std::byte> bytes) {
 
     ParsedFile file;
     file.state.vendor = header->vendor == 0 ? VendorId::vmx : VendorId::svm;
-    file.state.requirements = {
-        .exception_payload = (header->requirements & requires_exception_payload) != 0,
-        .triple_fault_event = (header->requirements & requires_triple_fault_event) != 0,
-        .disabled_quirks = header->disabled_quirks,
-        .enlightened_vmcs = (header->requirements & requires_enlightened_vmcs) != 0,
-    };
+    file.state.requirements = read_requirements(*header);
 
     Offsets offsets{};
     std::size_t offset = sizeof(FileHeader);

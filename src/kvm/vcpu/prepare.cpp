@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
 module;
+#include <algorithm>
 #include <array>
 #include <cstddef>
 #include <cstdint>
@@ -15,10 +16,18 @@ struct Wanted {
     std::uint64_t argument;
 };
 
-std::array<Wanted, 3> wanted_of(const Requirements& requirements) noexcept {
+std::array<Wanted, 5> wanted_of(const Requirements& requirements) noexcept {
     return {{{uapi::cap::exception_payload, requirements.exception_payload},
              {uapi::cap::triple_fault_event, requirements.triple_fault_event},
-             {uapi::cap::disable_quirks2, requirements.disabled_quirks}}};
+             {uapi::cap::disable_quirks2, requirements.disabled_quirks},
+             {uapi::cap::x2apic_api, requirements.x2apic_api},
+             {uapi::cap::apic_bus_cycles_ns, requirements.apic_bus_cycle_ns}}};
+}
+
+/// The capabilities of each vCPU: 0 where it is not wanted.
+std::array<std::uint32_t, 2> wanted_of_vcpus(const Requirements& requirements) noexcept {
+    return {requirements.enlightened_vmcs ? uapi::cap::enlightened_vmcs : 0,
+            synic_capability(requirements.hyperv_synic)};
 }
 
 std::unexpected<Error> not_offered(std::uint32_t capability) {
@@ -27,6 +36,30 @@ std::unexpected<Error> not_offered(std::uint32_t capability) {
 }
 
 } // namespace
+
+std::expected<void, Error> compatible(const Requirements& here, const Requirements& there) noexcept {
+    const auto mismatch = [](Errc code, std::uint32_t capability) {
+        return std::unexpected{Error{.code = code, .operation = Operation::prepare, .detail = capability}};
+    };
+    if (there.exception_payload && !here.exception_payload)
+        return mismatch(Errc::not_prepared, uapi::cap::exception_payload);
+    if (there.triple_fault_event && !here.triple_fault_event)
+        return mismatch(Errc::not_prepared, uapi::cap::triple_fault_event);
+    if (there.enlightened_vmcs && !here.enlightened_vmcs)
+        return mismatch(Errc::not_prepared, uapi::cap::enlightened_vmcs);
+    // The rest would be taken, and mean something else.
+    if (here.disabled_quirks != there.disabled_quirks)
+        return mismatch(Errc::requirement_differs, uapi::cap::disable_quirks2);
+    if (here.x2apic_api != there.x2apic_api)
+        return mismatch(Errc::requirement_differs, uapi::cap::x2apic_api);
+    if (std::max(here.apic_bus_cycle_ns, 1u) != std::max(there.apic_bus_cycle_ns, 1u))
+        return mismatch(Errc::requirement_differs, uapi::cap::apic_bus_cycles_ns);
+    if (there.hyperv_synic != HypervSynic::off && here.hyperv_synic != there.hyperv_synic)
+        return mismatch(here.hyperv_synic == HypervSynic::off ? Errc::not_prepared
+                                                              : Errc::requirement_differs,
+                        synic_capability(there.hyperv_synic));
+    return {};
+}
 
 std::expected<Prepared, Error> prepare(SystemFd system, VmFd vm, const Requirements& requirements,
                                        IoctlRef ioctl) {
@@ -40,17 +73,19 @@ std::expected<Prepared, Error> prepare(SystemFd system, VmFd vm, const Requireme
         const auto offered = ioctl.with_number(vm.number, uapi::request::check_extension, capability);
         if (offered.value < 0)
             return std::unexpected(calls.vm_failed(Operation::prepare, offered));
-        // The answer is a bit mask for quirks, and 1 for the others.
-        if ((argument & ~static_cast<std::uint64_t>(offered.value)) != 0)
+        // The answer is a bit mask where the argument is one, else whether there is the capability.
+        const auto known = static_cast<std::uint64_t>(offered.value);
+        if (capability == uapi::cap::apic_bus_cycles_ns ? known == 0 : (argument & ~known) != 0)
             return not_offered(capability);
     }
-    if (requirements.enlightened_vmcs) { // a vCPU's, so the VM has nothing to say
-        const auto offered =
-            ioctl.with_number(system.number, uapi::request::check_extension, uapi::cap::enlightened_vmcs);
+    for (const auto capability : wanted_of_vcpus(requirements)) { // the VM has nothing to say about them
+        if (capability == 0)
+            continue;
+        const auto offered = ioctl.with_number(system.number, uapi::request::check_extension, capability);
         if (offered.value < 0)
             return std::unexpected(calls.system_failed(Operation::prepare, offered));
         if (offered.value == 0)
-            return not_offered(uapi::cap::enlightened_vmcs);
+            return not_offered(capability);
     }
 
     for (const auto& [capability, argument] : wanted) {

@@ -24,20 +24,6 @@ std::unexpected<Error> mismatch(Errc code, Operation operation, std::uint64_t de
     return std::unexpected{Error{.code = code, .operation = operation, .detail = detail}};
 }
 
-/// Whether a VM that has `here` on can take what was saved with `there`.
-Result compatible(const Requirements& here, const Requirements& there) {
-    const auto lacks = [&](bool Requirements::* what) { return there.*what && !(here.*what); };
-    if (lacks(&Requirements::exception_payload))
-        return mismatch(Errc::not_prepared, Operation::prepare, uapi::cap::exception_payload);
-    if (lacks(&Requirements::triple_fault_event))
-        return mismatch(Errc::not_prepared, Operation::prepare, uapi::cap::triple_fault_event);
-    if (lacks(&Requirements::enlightened_vmcs))
-        return mismatch(Errc::not_prepared, Operation::prepare, uapi::cap::enlightened_vmcs);
-    if (here.disabled_quirks != there.disabled_quirks) // would be taken, and mean something else
-        return mismatch(Errc::requirement_differs, Operation::prepare, uapi::cap::disable_quirks2);
-    return {};
-}
-
 /// Whether the capabilities are really on. KVM tells by the flags of the events alone.
 Result capabilities(const Calls& calls, const Requirements& required) {
     uapi::VcpuEvents events{};
@@ -66,12 +52,32 @@ Result cpuid(const Calls& calls, const VcpuState& state) {
     return calls.call(Operation::cpuid, uapi::request::set_cpuid2, &block);
 }
 
+Result hyperv_synic(const Calls& calls, std::uint32_t capability) {
+    uapi::EnableCap enable{};
+    enable.capability = capability;
+    const auto set = calls.ioctl(calls.vcpu.number, uapi::request::enable_cap, &enable);
+    if (set.value == 0)
+        return {};
+    auto error = calls.vcpu_failed(Operation::enlightened_vmcs, set); // the same ioctl
+    error.operation = Operation::prepare;
+    error.detail = capability;
+    return std::unexpected(error);
+}
+
 Result enlightened_vmcs(const Calls& calls) {
     std::uint16_t version = 0; // KVM writes it; nobody needs it
     uapi::EnableCap enable{};
     enable.capability = uapi::cap::enlightened_vmcs;
     enable.arguments[0] = reinterpret_cast<std::uintptr_t>(&version);
     return calls.call(Operation::enlightened_vmcs, uapi::request::enable_cap, &enable);
+}
+
+Result vcpu_capabilities(const Calls& calls, const Requirements& required) {
+    if (required.enlightened_vmcs)
+        if (const auto done = enlightened_vmcs(calls); !done)
+            return done;
+    const auto synic = synic_capability(required.hyperv_synic);
+    return synic == 0 ? Result{} : hyperv_synic(calls, synic);
 }
 
 bool is_derived(const uapi::Msr& msr) {
@@ -220,8 +226,8 @@ Result WholeVcpu::put(Step step, const VcpuState& state, RestoreReport& report) 
         return {};
     case Step::cpuid:
         return cpuid(calls_, state);
-    case Step::enlightened_vmcs:
-        return state.requirements.enlightened_vmcs ? enlightened_vmcs(calls_) : Result{};
+    case Step::vcpu_capabilities:
+        return vcpu_capabilities(calls_, state.requirements);
     case Step::feature_msrs:
         return msrs(calls_, state.feature_msrs, report);
     case Step::sregs:
@@ -275,7 +281,7 @@ Result WholeVcpu::abandon() const {
 }
 
 Result WholeVcpu::enable_capabilities() const {
-    return requirements_.enlightened_vmcs ? enlightened_vmcs(calls_) : Result{};
+    return vcpu_capabilities(calls_, requirements_);
 }
 
 } // namespace kvm::vcpu

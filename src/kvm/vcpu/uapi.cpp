@@ -93,7 +93,29 @@ static_assert(offsetof(kvm_run, exit_reason) == run_page::exit_reason);
 static_assert(offsetof(kvm_run, internal.suberror) == run_page::internal_suberror);
 static_assert(offsetof(kvm_run, internal.ndata) == run_page::internal_count);
 
+static_assert(sizeof(kvm_clock_data) == sizeof(Clock)
+              && offsetof(kvm_clock_data, clock) == offsetof(Clock, clock)
+              && offsetof(kvm_clock_data, flags) == offsetof(Clock, flags)
+              && offsetof(kvm_clock_data, realtime) == offsetof(Clock, realtime)
+              && offsetof(kvm_clock_data, host_tsc) == offsetof(Clock, host_tsc));
+static_assert(sizeof(kvm_irqchip) == sizeof(Irqchip)
+              && offsetof(kvm_irqchip, chip_id) == offsetof(Irqchip, id)
+              && offsetof(kvm_irqchip, chip) == offsetof(Irqchip, registers)
+              && KVM_NR_IRQCHIPS == irqchip_id::count && KVM_IRQCHIP_PIC_MASTER == irqchip_id::pic_master
+              && KVM_IRQCHIP_PIC_SLAVE == irqchip_id::pic_slave && KVM_IRQCHIP_IOAPIC == irqchip_id::ioapic);
+static_assert(sizeof(kvm_pit_state2) == sizeof(Pit)
+              && offsetof(kvm_pit_state2, channels) == offsetof(Pit, channels)
+              && offsetof(kvm_pit_state2, flags) == offsetof(Pit, flags)
+              && sizeof(kvm_pit_channel_state) == sizeof(Pit{}.channels[0]));
+static_assert(sizeof(kvm_device_attr) == sizeof(DeviceAttribute)
+              && offsetof(kvm_device_attr, group) == offsetof(DeviceAttribute, group)
+              && offsetof(kvm_device_attr, attr) == offsetof(DeviceAttribute, attribute)
+              && offsetof(kvm_device_attr, addr) == offsetof(DeviceAttribute, address)
+              && KVM_VCPU_TSC_CTRL == 0 && KVM_VCPU_TSC_OFFSET == 0);
+
 // Flags.
+static_assert(KVM_CLOCK_TSC_STABLE == clock_flag::tsc_stable && KVM_CLOCK_REALTIME == clock_flag::realtime
+              && KVM_CLOCK_HOST_TSC == clock_flag::host_tsc);
 static_assert(KVM_VCPUEVENT_VALID_NMI_PENDING == event_flag::nmi_pending);
 static_assert(KVM_VCPUEVENT_VALID_SIPI_VECTOR == event_flag::sipi_vector);
 static_assert(KVM_VCPUEVENT_VALID_SHADOW == event_flag::shadow);
@@ -106,6 +128,12 @@ static_assert(KVM_EXIT_UNKNOWN == exit_reason::unknown && KVM_EXIT_FAIL_ENTRY ==
               && KVM_EXIT_INTR == exit_reason::intr && KVM_EXIT_INTERNAL_ERROR == exit_reason::internal_error
               && KVM_EXIT_DIRTY_RING_FULL == exit_reason::dirty_ring_full
               && KVM_INTERNAL_ERROR_EMULATION == exit_reason::suberror_emulation);
+static_assert(KVM_CAP_IRQCHIP == cap::irqchip && KVM_CAP_PIT2 == cap::pit2);
+static_assert(KVM_CAP_HYPERV_SYNIC == cap::hyperv_synic && KVM_CAP_HYPERV_SYNIC2 == cap::hyperv_synic2);
+static_assert(KVM_CAP_X2APIC_API == cap::x2apic_api);
+#if defined(KVM_CAP_X86_APIC_BUS_CYCLES_NS)
+static_assert(KVM_CAP_X86_APIC_BUS_CYCLES_NS == cap::apic_bus_cycles_ns);
+#endif
 static_assert(KVM_CAP_HYPERV_ENLIGHTENED_VMCS == cap::enlightened_vmcs);
 static_assert(KVM_CAP_EXCEPTION_PAYLOAD == cap::exception_payload);
 static_assert(KVM_CAP_XSAVE2 == cap::xsave2);
@@ -114,6 +142,11 @@ static_assert(KVM_CAP_X86_TRIPLE_FAULT_EVENT == cap::triple_fault_event);
 
 static_assert(KVM_GET_MSR_INDEX_LIST == request::get_msr_index_list);
 static_assert(KVM_GET_MSR_FEATURE_INDEX_LIST == request::get_msr_feature_index_list);
+static_assert(KVM_GET_CLOCK == request::get_clock && KVM_SET_CLOCK == request::set_clock);
+static_assert(KVM_GET_IRQCHIP == request::get_irqchip && KVM_SET_IRQCHIP == request::set_irqchip);
+static_assert(KVM_GET_PIT2 == request::get_pit2 && KVM_SET_PIT2 == request::set_pit2);
+static_assert(KVM_GET_DEVICE_ATTR == request::get_device_attr
+              && KVM_SET_DEVICE_ATTR == request::set_device_attr);
 static_assert(KVM_ENABLE_CAP == request::enable_cap);
 static_assert(KVM_RUN == request::run);
 static_assert(KVM_GET_REGS == request::get_regs && KVM_SET_REGS == request::set_regs);

@@ -173,7 +173,7 @@ constexpr std::array rows = std::to_array<Row>({
     {Step::clear_nested_state, from_l1_onto_l2, {"l1_rflags l1_tables"}, {"shutdown (triple fault)"}},
     row(Step::memory, into_new_vm, {"shutdown (triple fault)"}),
     row(Step::cpuid, into_new_vm, {"SREGS2 is refused", "XCRS is refused"}),
-    {Step::enlightened_vmcs,
+    {Step::vcpu_capabilities,
      into_new_vm,
      {nothing},
      {nothing},

@@ -148,8 +148,12 @@ TEST_CASE("what is written is what is read") {
             state.requirements = {.exception_payload = false,
                                   .triple_fault_event = false,
                                   .disabled_quirks = 0xfedcba9876543210,
-                                  .enlightened_vmcs = true};
+                                  .enlightened_vmcs = true,
+                                  .x2apic_api = 3,
+                                  .apic_bus_cycle_ns = 40,
+                                  .hyperv_synic = kvm::vcpu::HypervSynic::synic2};
         },
+        [](VcpuState& state) { state.requirements.hyperv_synic = kvm::vcpu::HypervSynic::synic; },
         [](VcpuState& state) {
             state.cpuid.clear();
             state.feature_msrs.clear();
@@ -278,9 +282,10 @@ TEST_CASE("a header that no writer makes is refused") {
     };
     CHECK(spoilt(10, std::uint16_t{72}).detail == 10);
     CHECK(spoilt(12, std::uint32_t{2}).detail == 12);
-    CHECK(spoilt(28, std::uint32_t{8}).detail == 28);
-    CHECK(spoilt(40, std::uint32_t{1}).detail == 40);
-    CHECK(spoilt(56, std::uint32_t{1}).detail == 40);
+    CHECK(spoilt(28, std::uint32_t{32}).detail == 28);
+    CHECK(spoilt(28, std::uint32_t{24}).detail == 28);
+    CHECK(spoilt(48, std::uint32_t{1}).detail == 48);
+    CHECK(spoilt(56, std::uint32_t{1}).detail == 48);
     CHECK(spoilt(12, std::uint32_t{2}).code == Errc::malformed_section);
     CHECK(spoilt(16, ~std::uint64_t{0}).code == Errc::too_short);
     CHECK(spoilt(16, std::uint64_t{0}).code == Errc::too_long);

@@ -29,8 +29,8 @@ static_assert(before(Step::pending_io, Step::memory) && before(Step::clear_neste
 static_assert(before(Step::clear_nested_state, Step::cpuid));
 static_assert(before(Step::clear_nested_state, Step::feature_msrs));
 static_assert(before(Step::memory, Step::nested_state));
-static_assert(before(Step::cpuid, Step::enlightened_vmcs) && before(Step::cpuid, Step::feature_msrs));
-static_assert(before(Step::enlightened_vmcs, Step::nested_state));
+static_assert(before(Step::cpuid, Step::vcpu_capabilities) && before(Step::cpuid, Step::feature_msrs));
+static_assert(before(Step::vcpu_capabilities, Step::nested_state));
 static_assert(before(Step::feature_msrs, Step::sregs) && before(Step::feature_msrs, Step::msrs));
 static_assert(before(Step::sregs, Step::lapic) && before(Step::lapic, Step::msrs));
 static_assert(before(Step::tsc, Step::msrs));

@@ -16,6 +16,7 @@ using kvm::nested::Errc;
 using kvm::nested::Operation;
 using kvm::nested::SystemFd;
 using kvm::nested::VmFd;
+using kvm::vcpu::HypervSynic;
 using kvm::vcpu::Requirements;
 using unit::FakeKvm;
 namespace cap = unit::cap;
@@ -44,8 +45,16 @@ TEST_CASE("prepare switches on what is asked for and nothing else") {
         CHECK(fake.enabled_on_vm[0].capability == cap::disable_quirks2);
         CHECK(fake.enabled_on_vm[0].arguments[0] == 0x800);
     }
-    SUBCASE("the enlightened VMCS is the vCPU's: it is only asked for") {
-        REQUIRE(prepare(fake, {.enlightened_vmcs = true}).has_value());
+    SUBCASE("what changes the meaning of a local APIC's page") {
+        REQUIRE(prepare(fake, {.x2apic_api = 1, .apic_bus_cycle_ns = 40}).has_value());
+        REQUIRE(fake.enabled_on_vm.size() == 4);
+        CHECK(fake.enabled_on_vm[2].capability == cap::x2apic_api);
+        CHECK(fake.enabled_on_vm[2].arguments[0] == 1);
+        CHECK(fake.enabled_on_vm[3].capability == cap::apic_bus_cycles_ns);
+        CHECK(fake.enabled_on_vm[3].arguments[0] == 40);
+    }
+    SUBCASE("the enlightened VMCS and the SynIC are the vCPU's: they are only asked for") {
+        REQUIRE(prepare(fake, {.enlightened_vmcs = true, .hyperv_synic = HypervSynic::synic2}).has_value());
         CHECK(fake.enabled_on_vm.size() == 2);
         CHECK(fake.enabled_on_vcpu.empty());
     }
@@ -53,9 +62,14 @@ TEST_CASE("prepare switches on what is asked for and nothing else") {
 
 TEST_CASE("what the host does not offer is named, and nothing is switched on") {
     FakeKvm fake;
-    Requirements all{.disabled_quirks = 0x800, .enlightened_vmcs = true};
+    Requirements all{.disabled_quirks = 0x800,
+                     .enlightened_vmcs = true,
+                     .x2apic_api = 3,
+                     .apic_bus_cycle_ns = 2,
+                     .hyperv_synic = HypervSynic::synic};
     for (const auto missing :
-         {cap::exception_payload, cap::triple_fault_event, cap::disable_quirks2, cap::enlightened_vmcs}) {
+         {cap::exception_payload, cap::triple_fault_event, cap::disable_quirks2, cap::enlightened_vmcs,
+          cap::x2apic_api, cap::apic_bus_cycles_ns, cap::hyperv_synic}) {
         FakeKvm lacking;
         lacking.offered[missing] = 0;
         const auto prepared = prepare(lacking, all);
@@ -67,6 +81,9 @@ TEST_CASE("what the host does not offer is named, and nothing is switched on") {
     }
     all.disabled_quirks = 0x1000; // one that this kernel does not know
     CHECK(prepare(fake, all).error().detail == cap::disable_quirks2);
+    all.disabled_quirks = 0;
+    all.x2apic_api = 4;
+    CHECK(prepare(fake, all).error().detail == cap::x2apic_api);
 }
 
 TEST_CASE("a failing KVM_ENABLE_CAP is an error of prepare that names the capability") {

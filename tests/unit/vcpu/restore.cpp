@@ -16,6 +16,7 @@ namespace {
 using kvm::nested::Errc;
 using kvm::nested::Operation;
 using kvm::nested::VendorId;
+using kvm::vcpu::HypervSynic;
 using kvm::vcpu::Requirements;
 using kvm::vcpu::Step;
 using kvm::vcpu::StepSet;
@@ -39,7 +40,7 @@ std::optional<Step> step_of(const FakeKvm& fake, const FakeKvm::Call& call, bool
     case request::set_cpuid2:
         return Step::cpuid;
     case request::enable_cap:
-        return Step::enlightened_vmcs;
+        return Step::vcpu_capabilities;
     case request::set_msrs:
         return std::ranges::contains(fake.feature_list, call.first_msr) ? Step::feature_msrs : Step::msrs;
     case request::set_sregs2:
@@ -300,13 +301,21 @@ TEST_CASE("a VM that is not prepared for the state is refused before anything is
     CHECK(refused({.disabled_quirks = 1}, {}).code == Errc::requirement_differs);
     CHECK(refused({}, {.disabled_quirks = 1}).code == Errc::requirement_differs);
     CHECK(refused({}, {.disabled_quirks = 1}).detail == cap::disable_quirks2);
+    CHECK(refused({.x2apic_api = 1}, {}).detail == cap::x2apic_api);
+    CHECK(refused({}, {.apic_bus_cycle_ns = 40}).detail == cap::apic_bus_cycles_ns);
+    CHECK(refused({.hyperv_synic = HypervSynic::synic}, {}).code == Errc::not_prepared);
+    CHECK(refused({.hyperv_synic = HypervSynic::synic2}, {.hyperv_synic = HypervSynic::synic}).code
+          == Errc::requirement_differs);
 }
 
 TEST_CASE("a VM that has more on than the state needs is good enough") {
     auto state = saved(VendorId::vmx);
     state.requirements.exception_payload = false;
+    state.requirements.apic_bus_cycle_ns = 1; // as KVM has it
     auto target = busy(VendorId::vmx, 2);
-    CHECK(whole(target, {.enlightened_vmcs = true}).restore(state).has_value());
+    CHECK(whole(target, {.enlightened_vmcs = true, .hyperv_synic = HypervSynic::synic})
+              .restore(state)
+              .has_value());
     CHECK(target.enabled_on_vcpu.empty());
 }
 
@@ -420,6 +429,22 @@ TEST_CASE("the enlightened VMCS is switched on where it is required") {
     REQUIRE(fake.enabled_on_vcpu.size() == 1);
     CHECK(fake.enabled_on_vcpu[0].capability == cap::enlightened_vmcs);
     CHECK(fake.enabled_on_vcpu[0].arguments[0] != 0);
+}
+
+TEST_CASE("the SynIC is switched on where it is required, before the MSRs") {
+    auto source = busy(VendorId::vmx, 1);
+    const auto state = *whole(source, {.hyperv_synic = HypervSynic::synic2}).save();
+    auto target = busy(VendorId::vmx, 2);
+    REQUIRE(whole(target, {.hyperv_synic = HypervSynic::synic2}).restore(state).has_value());
+    REQUIRE(target.enabled_on_vcpu.size() == 1);
+    CHECK(target.enabled_on_vcpu[0].capability == cap::hyperv_synic2);
+    CHECK(target.enabled_on_vcpu[0].arguments[0] == 0);
+
+    target.failure = {.request = request::enable_cap, .error_number = EINVAL};
+    const auto failed = whole(target, {.hyperv_synic = HypervSynic::synic2}).enable_capabilities();
+    REQUIRE_FALSE(failed.has_value());
+    CHECK(failed.error().code == Errc::refused);
+    CHECK(failed.error().detail == cap::hyperv_synic2);
 }
 
 } // namespace

@@ -70,11 +70,10 @@ struct FakeKvm {
     static constexpr int system = 3, vm = 4, vcpu = 5;
 
     kvm::nested::VendorId vendor = kvm::nested::VendorId::svm;
-    std::map<std::uint32_t, int> offered{{cap::exception_payload, 1},
-                                         {cap::triple_fault_event, 1},
-                                         {cap::disable_quirks2, 0xfff},
-                                         {cap::enlightened_vmcs, 1},
-                                         {cap::xsave2, 4096}};
+    std::map<std::uint32_t, int> offered{
+        {cap::exception_payload, 1}, {cap::triple_fault_event, 1}, {cap::disable_quirks2, 0xfff},
+        {cap::enlightened_vmcs, 1},  {cap::x2apic_api, 3},         {cap::apic_bus_cycles_ns, 1},
+        {cap::hyperv_synic, 1},      {cap::hyperv_synic2, 1},      {cap::xsave2, 4096}};
     std::vector<kvm::vcpu::uapi::EnableCap> enabled_on_vm, enabled_on_vcpu;
     std::uint32_t events_flags = 0x3d; ///< what KVM_GET_VCPU_EVENTS sets
 
