@@ -53,6 +53,14 @@ int for_each_state(const std::vector<std::string>& files, std::optional<unsigned
     return status;
 }
 
+int complain_if_refused(const StateOfFile& what, std::string_view next_step) {
+    const auto refused = what.state.refused();
+    if (!refused)
+        return fine;
+    return complain(what.file, {std::format("no vCPU can be in this state: {}", description(refused->code)),
+                                static_cast<std::size_t>(refused->detail), std::string{next_step}});
+}
+
 std::string title(const StateOfFile& what) {
     return std::format("{}: vCPU {}, {}", what.file == "-" ? "standard input" : what.file, what.state.vcpu,
                        what.contents.format);

@@ -8,6 +8,7 @@
 #include <functional>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 namespace kvm::tool {
@@ -46,6 +47,7 @@ struct Extract {
     std::string file;
     std::optional<unsigned> vcpu;
     std::string output;
+    bool as_is = false; ///< a state that no vCPU can be in, too
 };
 int run(const Extract& arguments);
 
@@ -79,6 +81,10 @@ struct StateOfFile {
 /// @return fine, or in_trouble if there was any
 int for_each_state(const std::vector<std::string>& files, std::optional<unsigned> vcpu,
                    const std::function<int(const StateOfFile&)>& answer);
+
+/// Complains about a state that no vCPU can be in.
+/// @return fine, or in_trouble if it is one
+int complain_if_refused(const StateOfFile& what, std::string_view next_step);
 
 /// "FILE: vCPU 0, QEMU migration stream".
 std::string title(const StateOfFile& what);

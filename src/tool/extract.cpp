@@ -19,6 +19,12 @@ int run(const Extract& arguments) {
     if (state.bytes.empty())
         return complain(arguments.file, {std::format("vCPU {} has no nested state", state.vcpu), std::nullopt,
                                          "kvm-nested show --brief FILE tells which vCPUs have one"});
+    if (!arguments.as_is
+        && complain_if_refused({arguments.file, *contents, state},
+                               "nothing was written, since KVM_SET_NESTED_STATE would refuse it; --as-is "
+                               "writes the bytes as they were found")
+               != fine)
+        return in_trouble;
     return write_state(arguments.output, state.bytes);
 }
 

@@ -9,6 +9,7 @@
 #include "vcpu_file.hpp"
 
 #include <cerrno>
+#include <csignal>
 #include <cstring>
 #include <fcntl.h>
 #include <format>
@@ -41,22 +42,51 @@ class Descriptor {
     int fd_;
 };
 
+/// A file in memory. One that becomes shorter meanwhile, or that its device cannot read, would end the
+/// program with SIGBUS; here there are zeros instead, and lost() tells. One at a time, by one thread.
 class Mapping {
   public:
     Mapping(int fd, std::size_t size)
-        : address_{size == 0 ? nullptr : ::mmap(nullptr, size, PROT_READ, MAP_PRIVATE, fd, 0)}, size_{size} {}
+        : address_{size == 0 ? nullptr : ::mmap(nullptr, size, PROT_READ, MAP_PRIVATE, fd, 0)}, size_{size} {
+        lost_ = 0;
+        mapped_ = good() ? bytes() : Bytes{};
+        struct sigaction action{};
+        action.sa_sigaction = put_zeros;
+        action.sa_flags = SA_SIGINFO;
+        ::sigaction(SIGBUS, &action, &before_);
+    }
     Mapping(const Mapping&) = delete;
     Mapping& operator=(const Mapping&) = delete;
     ~Mapping() {
+        ::sigaction(SIGBUS, &before_, nullptr);
         if (good() && size_ != 0)
             ::munmap(address_, size_);
     }
     bool good() const { return address_ != MAP_FAILED; }
     Bytes bytes() const { return {static_cast<const std::byte*>(address_), size_}; }
+    bool lost() const { return lost_ != 0; }
 
   private:
+    static void put_zeros(int, siginfo_t* info, void*) {
+        const auto at = reinterpret_cast<std::uintptr_t>(info->si_addr);
+        const auto begin = reinterpret_cast<std::uintptr_t>(mapped_.data());
+        const auto page =
+            at / static_cast<std::uintptr_t>(::getpagesize()) * static_cast<std::uintptr_t>(::getpagesize());
+        // From there to the end: page by page there would be more mappings than a process may have.
+        if (at < begin || at - begin >= mapped_.size()
+            || ::mmap(reinterpret_cast<void*>(page), begin + mapped_.size() - page, PROT_READ,
+                      MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0)
+                   == MAP_FAILED)
+            ::signal(SIGBUS, SIG_DFL); // it comes again, and ends us
+        lost_ = 1;
+    }
+
+    static inline volatile std::sig_atomic_t lost_ = 0;
+    static inline Bytes mapped_;
+
     void* address_;
     std::size_t size_;
+    struct sigaction before_{};
 };
 
 Reading read_pipe(int fd) {
@@ -110,7 +140,11 @@ Reading read_input(const std::string& path) {
     const Mapping mapping{file.get(), static_cast<std::size_t>(status.st_size)};
     if (!mapping.good())
         return system_trouble(errno);
-    return read_any(mapping.bytes());
+    auto reading = read_any(mapping.bytes());
+    if (mapping.lost())
+        return std::unexpected{Trouble{"the file became shorter while it was read, or its device failed",
+                                       std::nullopt, "pass a copy that nobody writes to"}};
+    return reading;
 }
 
 } // namespace kvm::tool

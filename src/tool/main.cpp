@@ -5,6 +5,7 @@
 #include "output.hpp"
 
 #include <CLI/CLI.hpp>
+#include <charconv>
 #include <exception>
 #include <functional>
 #include <memory>
@@ -61,7 +62,17 @@ class CommandLine {
         command.add_option("FILE", files, "one input or more")->type_name("")->required();
     }
     static void add_vcpu(CLI::App& command, std::optional<unsigned>& vcpu) {
-        command.add_option("--vcpu", vcpu, "only that vCPU, as the input counts them")->type_name("N");
+        command
+            .add_option_function<std::string>(
+                "--vcpu",
+                [&vcpu](const std::string& text) { // decimal, whatever it begins with
+                    const auto* end = text.data() + text.size();
+                    const auto [read_to, error] = std::from_chars(text.data(), end, vcpu.emplace());
+                    if (error != std::errc{} || read_to != end)
+                        throw CLI::ValidationError{"--vcpu", "'" + text + "' is no number of a vCPU"};
+                },
+                "only that vCPU, as the input counts them")
+            ->type_name("N");
     }
     static void add_redact(CLI::App& command, bool& redact) {
         command.add_flag("--redact", redact, "mask addresses and registers, for a bug report");
@@ -121,6 +132,7 @@ class CommandLine {
         add_input(command, request->file);
         add_vcpu(command, request->vcpu);
         add_output(command, request->output);
+        command.add_flag("--as-is", request->as_is, "write a state that no vCPU can be in, too");
     }
     void add_make() {
         const auto request = std::make_shared<Make>();

@@ -3,10 +3,9 @@
 
 #include <cerrno>
 #include <csignal>
-#include <cstdio>
 #include <cstdlib>
 #include <cstring>
-#include <print>
+#include <format>
 #include <unistd.h>
 
 namespace kvm::tool {
@@ -62,14 +61,26 @@ int Output::flush(int status) {
     return status;
 }
 
+void tell(std::string_view text) {
+    while (!text.empty()) {
+        const auto written = ::write(STDERR_FILENO, text.data(), text.size());
+        if (written < 0 && errno == EINTR)
+            continue;
+        if (written < 0) // nobody is left to be told
+            return;
+        text.remove_prefix(static_cast<std::size_t>(written));
+    }
+}
+
 int complain(std::string_view about, const Trouble& trouble) {
     const bool colour = has_colour(STDERR_FILENO);
-    std::print(stderr, "{}kvm-nested: {}: ", colour ? red : "", about == "-" ? "standard input" : about);
+    auto text = std::format("{}kvm-nested: {}: ", colour ? red : "", about == "-" ? "standard input" : about);
     if (trouble.offset)
-        std::print(stderr, "offset {}: ", *trouble.offset);
-    std::println(stderr, "{}{}", trouble.reason, colour ? plain : "");
+        text += std::format("offset {}: ", *trouble.offset);
+    text += std::format("{}{}\n", trouble.reason, colour ? plain : "");
     if (!trouble.next_step.empty())
-        std::println(stderr, "  next: {}", trouble.next_step);
+        text += std::format("  next: {}\n", trouble.next_step);
+    tell(text);
     return in_trouble;
 }
 

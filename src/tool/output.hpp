@@ -41,6 +41,9 @@ class Output {
     std::string line_; ///< what describe() has said of the current one
 };
 
+/// On standard error, as far as that takes it: a program that nobody listens to still ends with its status.
+void tell(std::string_view text);
+
 /// "kvm-nested: NAME: offset 4: REASON" and the next step, on standard error.
 /// @return in_trouble
 int complain(std::string_view about, const Trouble& trouble);

@@ -30,8 +30,9 @@ int run(const Pages& arguments) {
             out << "\n";
         out.heading(title(what));
         if (list(out, what.state) == 0)
-            out << "no guest memory is referred to\n";
-        return fine;
+            out << (what.state.refused() ? "nothing can be said of it\n"
+                                         : "no guest memory is referred to\n");
+        return complain_if_refused(what, "kvm-nested show FILE shows its fields as they were found");
     });
     return out.flush(status);
 }

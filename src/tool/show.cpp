@@ -63,17 +63,6 @@ void show_json(Output& out, const Show& arguments, const FoundState& state) {
                                 : to_json(state.bytes, {.zeros = arguments.all, .redact = arguments.redact}));
 }
 
-/// A state that is shown all the same.
-int complain_if_refused(const StateOfFile& what) {
-    const auto refused = what.state.refused();
-    if (!refused)
-        return fine;
-    return complain(what.file,
-                    {std::format("no vCPU can be in this state: {}", description(refused->code)),
-                     static_cast<std::size_t>(refused->detail),
-                     "the fields are shown as they were found; look at the one at that offset first"});
-}
-
 } // namespace
 
 int run(const Show& arguments) {
@@ -88,7 +77,9 @@ int run(const Show& arguments) {
                 out << "\n";
             answer = show_text(out, arguments, what);
         }
-        return std::max(answer, complain_if_refused(what));
+        return std::max(answer,
+                        complain_if_refused(what, "the fields are shown as they were found; look at the "
+                                                  "one at that offset first"));
     });
     return out.flush(status);
 }

@@ -4,7 +4,7 @@
 #include "output.hpp"
 
 #include <cstring>
-#include <print>
+#include <format>
 #include <unistd.h>
 
 import kvm.vcpu;
@@ -20,10 +20,14 @@ int write_state(const std::string& path, Bytes state) {
         out << std::string_view{reinterpret_cast<const char*>(state.data()), state.size()};
         return out.flush(fine);
     }
-    if (const auto written = vcpu::write_file(path.c_str(), state); !written)
-        return complain(path, {std::strerror(written.error().error_number), std::nullopt,
-                               "name another file with -o; nothing was written"});
-    std::println(stderr, "kvm-nested: wrote {}: {}", path, summary(state).view());
+    if (const auto written = vcpu::write_file(path, state); !written) {
+        const std::string reason = std::strerror(written.error().error_number);
+        if (written.error().code == Errc::file_not_synced)
+            return complain(path, {"written, but its folder could not be synced: " + reason, std::nullopt,
+                                   "the file is whole; sync its file system before you rely on it"});
+        return complain(path, {reason, std::nullopt, "name another file with -o; nothing was written"});
+    }
+    tell(std::format("kvm-nested: wrote {}: {}\n", path, summary(state).view()));
     return fine;
 }
 

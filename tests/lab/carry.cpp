@@ -65,7 +65,7 @@ void write(const Cargo& cargo, const Vm& vm) {
         REQUIRE(must(vm.machine.run()) == machine::Exit{machine::PortOut{guests::port::progress, 4, round}});
     const auto state = must(vm.whole().save());
     const kvm::vcpu::Section memory{lab::memory_section, vm.machine.memory().first(lab::used_memory)};
-    must(kvm::vcpu::write_file(std::format("{}/{}.{}.vcpu", folder, release(), cargo.name).c_str(), state,
+    must(kvm::vcpu::write_file(std::format("{}/{}.{}.vcpu", folder, release(), cargo.name), state,
                                {&memory, 1}));
 }
 
@@ -104,7 +104,8 @@ void row(const char* verdict, const files::path& path, const std::string& reason
 
 void go_on(const files::path& path) {
     const auto& cargo = cargo_of(path);
-    const lab::Saved saved{must(kvm::vcpu::read_file(path.c_str()))};
+    const auto file = must(kvm::vcpu::read_file(path));
+    const lab::Saved saved{lab::Bytes{file.bytes().begin(), file.bytes().end()}};
     CHECK(saved.state.requirements == cargo.requirements);
     CHECK(saved.state.nested.phase()
           == (lab::is_vmx() ? kvm::nested::Phase::vmx_l2_active : kvm::nested::Phase::svm_l2_active));

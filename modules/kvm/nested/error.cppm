@@ -81,6 +81,7 @@ enum class Errc : std::uint8_t {
     malformed_section,
     missing_section,
     file_system, ///< open, write, sync or rename failed; the errno says why
+    file_not_synced, ///< the new file is in its place; after a power failure it may not be
 };
 
 /// What failed.

@@ -108,20 +108,4 @@ struct ParsedFile {
 ///         detail: offset in the file, for missing_section the type
 [[nodiscard]] std::expected<ParsedFile, Error> parse_vcpu(std::span<const std::byte> bytes);
 
-/// Writes a file whole or not at all: under another name in the same folder, synced, then renamed. The file
-/// is its owner's alone (mode 0600): it holds what the guest holds. A failure leaves what `path` was before
-/// and nothing else behind; only if the very last step fails, syncing the folder, the new file is there.
-/// @return Errc::file_system with its errno, or what encode() says
-[[nodiscard]] std::expected<void, Error> write_file(const char* path, const VcpuState& state,
-                                                    std::span<const Section> callers = {});
-
-/// The same for any bytes: a raw nested state, guest memory.
-/// @return Errc::file_system with its errno
-[[nodiscard]] std::expected<void, Error> write_file(const char* path, std::span<const std::byte> bytes);
-
-/// The bytes of a regular file of at most `limit` bytes.
-/// @return Errc::file_system with its errno; EFBIG where the file is larger, EINVAL where it is not regular
-[[nodiscard]] std::expected<std::vector<std::byte>, Error>
-read_file(const char* path, std::size_t limit = std::size_t{1} << 32);
-
 } // namespace kvm::vcpu

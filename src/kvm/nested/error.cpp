@@ -143,13 +143,16 @@ constexpr std::array causes = std::to_array<Cause>({
     {Errc::missing_section, "missing_section", "a mandatory section is missing", "save the vCPU again"},
     {Errc::file_system, "file_system", "the file could not be read or written", "see the errno",
      std::errc::io_error},
+    {Errc::file_not_synced, "file_not_synced",
+     "the new file is in its place, but its folder could not be synced to the disk", "sync the file system",
+     std::errc::io_error},
 });
 
 consteval bool causes_are_complete_and_in_order() {
     for (std::size_t i = 0; i < causes.size(); ++i)
         if (static_cast<std::size_t>(causes[i].code) != i + 1)
             return false;
-    return causes.back().code == Errc::file_system;
+    return causes.back().code == Errc::file_not_synced;
 }
 static_assert(causes_are_complete_and_in_order());
 

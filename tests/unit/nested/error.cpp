@@ -31,7 +31,7 @@ using unit::Bytes;
 using unit::SvmBlob;
 using unit::VmxBlob;
 
-constexpr int last_errc = static_cast<int>(Errc::file_system);
+constexpr int last_errc = static_cast<int>(Errc::file_not_synced);
 constexpr int last_operation = static_cast<int>(Operation::file);
 
 constexpr std::array kinds = {DescriptorKind::unknown, DescriptorKind::not_open, DescriptorKind::not_kvm,

@@ -160,6 +160,49 @@ TEST_CASE("extract and make write a file that only its owner reads, or nothing")
     CHECK(shell("echo '{' | $K make -o other -").status == 2);
     CHECK(!std::filesystem::exists("other"));
     CHECK(shell("$K extract -o nowhere/other raw").text.contains("nothing was written"));
+    CHECK(shell("mkfifo fifo; { $K extract -o fifo raw & }; cmp fifo raw && test -p fifo").status == 0);
+    CHECK(shell("ln -s made link && $K extract -o link raw && test -L link && cmp made raw").status == 0);
+    CHECK(shell("{ echo before; $K extract -o /dev/stdout raw; } | tail -c 4224 | cmp - raw").status == 0);
+}
+
+TEST_CASE("a state that no vCPU can be in is extracted only where somebody asks for it, and pages says so") {
+    const Folder folder;
+    auto bytes = svm_l2();
+    unit::put(bytes, 0, std::uint16_t{0x103f});
+    write("a", bytes);
+    const auto extracted = shell("$K extract -o out a");
+    CHECK(extracted.status == 2);
+    CHECK(extracted.text.contains("no vCPU can be in this state"));
+    CHECK(extracted.text.contains("--as-is"));
+    CHECK(!std::filesystem::exists("out"));
+    CHECK(shell("$K extract --as-is -o out a && cmp out a").status == 0);
+    const auto listed = shell("$K pages a");
+    CHECK(listed.status == 2);
+    CHECK(listed.text.contains("no vCPU can be in this state"));
+    CHECK(!listed.text.contains("no guest memory is referred to"));
+}
+
+TEST_CASE("the number of a vCPU is decimal") {
+    const Folder folder;
+    write("a", svm_l2());
+    CHECK(shell("$K show --brief --vcpu 00 a").status == 0);
+    CHECK(shell("$K show --vcpu 010 a").text.contains("there is no vCPU 10 in it"));
+    CHECK(shell("$K show --vcpu 08 a").text.contains("there is no vCPU 8 in it"));
+    for (const auto* wrong : {"0x1", "-1", "1x", "''", "99999999999"}) {
+        const auto said = shell(std::format("$K show --vcpu {} a", wrong));
+        CHECK(said.status == 2);
+        CHECK(said.text.contains("is no number of a vCPU"));
+    }
+}
+
+TEST_CASE("nobody has to listen to what is said on standard error") {
+    const Folder folder;
+    write("a", svm_l2());
+    for (const auto* nobody : {"2>&-", "2>/dev/full"}) {
+        CAPTURE(nobody);
+        CHECK(shell(std::format("$K show nothing {}", nobody)).status == 2);
+        CHECK(shell(std::format("$K extract -o out a {} && cmp out a && rm out", nobody)).status == 0);
+    }
 }
 
 TEST_CASE("pages lists what the state refers to") {
