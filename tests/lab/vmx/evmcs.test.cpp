@@ -151,7 +151,7 @@ TEST_CASE("an enlightened state is refused where the capability is off: by the l
     CHECK(refused.error().code == kvm::nested::Errc::not_prepared);
     CHECK(refused.error().detail == KVM_CAP_HYPERV_ENLIGHTENED_VMCS);
 
-    CHECK(lab::told_without(scenario, kvm::vcpu::Step::enlightened_vmcs, guests::port::phase, 1)
+    CHECK(lab::told_without(scenario, kvm::vcpu::Step::vcpu_capabilities, guests::port::phase, 1)
           == "0x10:0x1 KVM_SET_NESTED_STATE is refused");
     CHECK(lab::told_without(scenario, kvm::vcpu::Step::nested_state, guests::port::phase, 1) != told);
 }
