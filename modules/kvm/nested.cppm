@@ -11,10 +11,13 @@ export import :bit_layout;     // what the bits of a value mean
 export import :vmx_bit_layout; // of vmcs12 fields
 export import :svm_bit_layout; // of VMCB fields
 export import :field;          // one field as data; a page by the names of its fields
+export import :header;         // the header, field by field
 export import :vmcs12;         // the vmcs12, field by field
 export import :vmcb12;         // the page of an SVM state, field by field
+export import :parts;          // the parts that a state consists of
 export import :text;           // text of fixed capacity, without a heap
-export import :error;          // Errc, Operation, Effect, Error, classify()
+export import :effect;         // what became of a vCPU
+export import :error;          // Errc, Operation, Error, classify()
 export import :ioctl;          // descriptors as types, the seam to the kernel
 export import :phase;          // Phase and the tables that decide it
 export import :view;           // phases as types, with the accessors that mean something there

@@ -17,6 +17,7 @@ export module kvm.nested:buffer;
 import :uapi;
 import :vendor;
 import :text;
+import :header;
 import :error;
 import :phase;
 import :view;
@@ -28,7 +29,7 @@ export namespace kvm::nested {
 /// no vendor and no state, and is armed for KVM_GET_NESTED_STATE.
 class NestedStateBuffer {
   public:
-    constexpr NestedStateBuffer() noexcept : header_{} { clear(); }
+    constexpr NestedStateBuffer() noexcept : storage_{nothing()} {}
     /// Only for the library itself: nobody else can name the argument.
     inline explicit NestedStateBuffer(detail::Armed) noexcept { arm(); }
 
@@ -55,8 +56,10 @@ class NestedStateBuffer {
         if (is_empty())
             result = std::unexpected(Error{.code = Errc::no_state, .operation = Operation::narrow});
         else if (format() != V::format)
-            result = std::unexpected(
-                Error{.code = Errc::wrong_vendor, .operation = Operation::narrow, .detail = 2});
+            result = std::unexpected(Error{.code = Errc::wrong_vendor,
+                                           .operation = Operation::narrow,
+                                           .detail_kind = offset_in(V::id),
+                                           .detail = header_offset("format")});
         else
             std::memcpy(static_cast<void*>(&*result), this,
                         std::clamp(bytes().size(), uapi::header_size, V::capacity));
@@ -68,7 +71,7 @@ class NestedStateBuffer {
     parse(std::span<const std::byte> bytes) noexcept {
         std::expected<NestedStateBuffer, Error> result{std::in_place};
         if (const auto consumed =
-                detail::parse(bytes, false, std::nullopt, result->header_, result->payload_);
+                detail::parse(bytes, false, std::nullopt, result->storage_.header, result->storage_.payload);
             !consumed)
             result = std::unexpected(consumed.error());
         return result;
@@ -78,8 +81,8 @@ class NestedStateBuffer {
     [[nodiscard]] static inline std::expected<Parsed<NestedStateBuffer>, Error>
     parse_prefix(std::span<const std::byte> bytes) noexcept {
         std::expected<Parsed<NestedStateBuffer>, Error> result{std::in_place};
-        const auto consumed =
-            detail::parse(bytes, true, std::nullopt, result->state.header_, result->state.payload_);
+        const auto consumed = detail::parse(bytes, true, std::nullopt, result->state.storage_.header,
+                                            result->state.storage_.payload);
         if (consumed)
             result->consumed = *consumed;
         else
@@ -88,29 +91,27 @@ class NestedStateBuffer {
     }
 
     /// Back to empty().
-    constexpr void clear() noexcept {
-        header_ = {.flags = 0, .format = no_format, .size = Any::capacity, .vendor = {}};
-    }
-    constexpr bool is_empty() const noexcept { return header_.format == no_format; }
+    constexpr void clear() noexcept { storage_.header = nothing(); }
+    constexpr bool is_empty() const noexcept { return storage_.header.format == no_format; }
 
     /// The vendor; none if the buffer is empty or holds a format that this library does not know.
     constexpr std::optional<VendorId> vendor() const noexcept {
-        if (header_.format == Vmx::format)
+        if (storage_.header.format == Vmx::format)
             return VendorId::vmx;
-        if (header_.format == Svm::format)
+        if (storage_.header.format == Svm::format)
             return VendorId::svm;
         return std::nullopt;
     }
 
     /// uapi::state_flag bits.
-    constexpr std::uint16_t flags() const noexcept { return header_.flags; }
+    constexpr std::uint16_t flags() const noexcept { return storage_.header.flags; }
     /// A uapi::state_format; none if the buffer is empty.
     constexpr std::optional<std::uint16_t> format() const noexcept {
-        return is_empty() ? std::nullopt : std::optional{header_.format};
+        return is_empty() ? std::nullopt : std::optional{storage_.header.format};
     }
     /// Bytes of the state: 0 if the buffer is empty.
     inline std::size_t size() const noexcept { return bytes().size(); }
-    constexpr const uapi::StateHeader& header() const& noexcept { return header_; }
+    constexpr const uapi::StateHeader& header() const& noexcept { return storage_.header; }
     const uapi::StateHeader& header() const&& = delete;
     /// What follows the header.
     inline std::span<const std::byte> data() const& noexcept {
@@ -121,22 +122,20 @@ class NestedStateBuffer {
 
     /// As NestedState::bytes(). Nothing if the buffer is empty.
     inline std::span<const std::byte> bytes() const& noexcept {
-        return is_empty() ? std::span<const std::byte>{} : detail::used(header_, capacity_of_format());
+        return is_empty() ? std::span<const std::byte>{} : storage_.used(capacity_of_format());
     }
     std::span<const std::byte> bytes() const&& = delete;
 
-    inline Phase phase() const noexcept {
-        return is_empty() ? Phase::none : detail::phase_at(header_, capacity_of_format());
-    }
+    inline Phase phase() const noexcept { return is_empty() ? Phase::none : detail::phase_of_bytes(bytes()); }
 
     /// As NestedState::visit(), with the views of both vendors and Empty.
     template <class Visitor>
     inline decltype(auto) visit(Visitor&& visitor) const {
-        return visit_phase<Any>(phase(), header_, data(), std::forward<Visitor>(visitor));
+        return visit_phase<Any>(phase(), header(), data(), std::forward<Visitor>(visitor));
     }
 
     inline bool operator==(const NestedStateBuffer& other) const noexcept {
-        return is_empty() == other.is_empty() && detail::same_bytes(bytes(), other.bytes());
+        return is_empty() == other.is_empty() && detail::equal(bytes(), other.bytes());
     }
 
   private:
@@ -145,17 +144,19 @@ class NestedStateBuffer {
 
     /// No kernel's format. GET looks at `size` alone, so an empty buffer can be handed to it as it is.
     static constexpr std::uint16_t no_format = 0xffff;
-
-    explicit constexpr NestedStateBuffer(const uapi::StateHeader& header) noexcept : header_{header} {}
-
-    inline void arm() noexcept { header_.size = Any::capacity; }
-
-    constexpr std::size_t capacity_of_format() const noexcept {
-        return header_.format == Svm::format ? Svm::capacity : Any::capacity;
+    static constexpr uapi::StateHeader nothing() noexcept {
+        return {.flags = 0, .format = no_format, .size = Any::capacity, .vendor = {}};
     }
 
-    uapi::StateHeader header_;
-    std::array<std::byte, Any::capacity - uapi::header_size> payload_; // not initialised
+    explicit constexpr NestedStateBuffer(const uapi::StateHeader& header) noexcept : storage_{header} {}
+
+    inline void arm() noexcept { storage_.header.size = Any::capacity; }
+
+    constexpr std::size_t capacity_of_format() const noexcept {
+        return storage_.header.format == Svm::format ? Svm::capacity : Any::capacity;
+    }
+
+    detail::Storage<Any::capacity> storage_;
 };
 
 static_assert(sizeof(NestedStateBuffer) == 8320 && alignof(NestedStateBuffer) == 8);

@@ -11,6 +11,7 @@ module;
 export module kvm.nested:error;
 import :text;
 import :vendor;
+import :effect;
 
 export namespace kvm::nested {
 
@@ -21,9 +22,11 @@ enum class Errc : std::uint8_t {
     // The host.
     not_supported = 1, ///< this KVM has no nested state at all
     nesting_off,       ///< the vendor module was loaded with nested=0
-    capacity_unknown,  ///< KVM_CAP_NESTED_STATE is neither 8320 (VMX) nor 4224 (SVM)
-    vendor_unclear,    ///< capacity and CPUID disagree about the vendor
-    wrong_vendor,      ///< the other vendor's host or state
+    /// KVM_CAP_NESTED_STATE is neither 8320 (VMX) nor 4224 (SVM): a kernel whose states this library does
+    /// not know; detail: what it is
+    capacity_unknown,
+    vendor_unclear, ///< capacity and CPUID disagree about the vendor
+    wrong_vendor,   ///< the other vendor's host or state
 
     // The descriptor.
     bad_descriptor,       ///< EBADF: not open
@@ -91,7 +94,7 @@ enum class Operation : std::uint8_t {
     set_nested_state, ///< KVM_SET_NESTED_STATE
     verify,           ///< reading back and comparing
     parse,            ///< making a state of bytes
-    narrow,           ///< NestedStateBuffer to NestedState
+    narrow,           ///< NestedStateBuffer to NestedState, Host<Any> to Host<V>
     prepare,          ///< KVM_ENABLE_CAP before the first vCPU runs
     complete_io,      ///< KVM_RUN with immediate_exit, before saving
     run,              ///< KVM_RUN
@@ -110,45 +113,48 @@ enum class Operation : std::uint8_t {
     file,             ///< reading or writing a file
 };
 
-/// What became of the vCPU's nested state.
-enum class Effect : std::uint8_t {
-    unchanged, ///< cannot have changed
-    /// the old state is gone and the new one is not in force; clear_nested_state() leads back
-    nested_state_lost,
-    /// GET afterwards does not tell. KVM_SET_NESTED_STATE only, and only where
-    /// - GET fails as well, or
-    /// - VMX: the vCPU is in VMX operation with the addresses that were to be set, L2 not active. KVM leaves
-    ///   that behind after a late failure, and the vCPU may have been so before, or
-    /// - VMX: KVM was out of memory and the vCPU is outside VMX operation, where it may have been before, or
-    /// - SVM: L2 is active with the state that was to be set, but for bits that KVM rewrites. The one late
-    ///   failure, an illegal CR3 of the vCPU, leaves that behind, and the vCPU may have been so before, or
-    /// - what was to be set is not known: classify() without it.
-    undetermined,
-};
-
 /// What kind of descriptor a number is, as far as KVM can tell.
 enum class DescriptorKind : std::uint8_t { unknown, not_open, not_kvm, system, vm, vcpu };
+
+/// What Error::detail is.
+enum class DetailKind : std::uint8_t {
+    none,       ///< there is none, or Errc says what it is
+    vmx_offset, ///< a byte of a VMX state, which message() gives by the name of its field
+    svm_offset, ///< the same of an SVM state
+    bytes,      ///< a number of bytes
+};
+
+/// The offset of a byte in a state of `vendor`.
+constexpr DetailKind offset_in(VendorId vendor) noexcept {
+    return vendor == VendorId::vmx ? DetailKind::vmx_offset : DetailKind::svm_offset;
+}
 
 /// A failure. Small, trivially copyable, no allocation.
 struct [[nodiscard]] Error {
     Errc code;
     Operation operation;
     Effect effect = Effect::unchanged;
+    DetailKind detail_kind = DetailKind::none;
     int raw_result = 0;       ///< what the ioctl returned; 0 where none was issued
     int error_number = 0;     ///< errno, where raw_result is negative
-    std::uint64_t detail = 0; ///< what Errc says: an offset in bytes, an index, a capability
+    std::uint64_t detail = 0; ///< what detail_kind and Errc say: an offset, a size, a capability
 
-    /// Operation, cause, errno or raw result, effect and a next step, in one line.
+    /// Operation, cause, errno or raw result, detail, effect and a next step, in one line.
     Text<384> message() const noexcept;
 
     constexpr bool operator==(const Error&) const = default;
 };
 static_assert(std::is_trivially_copyable_v<Error> && sizeof(Error) == 24);
 
+/// Whether a VMM that saves every vCPU has nothing to save here and may go on: the host nests no guests, so
+/// no vCPU of it holds a nested state.
+constexpr bool nothing_to_save(const Error& error) noexcept {
+    return error.code == Errc::nesting_off || error.code == Errc::not_supported;
+}
+
 std::string_view name(Errc) noexcept;        ///< the enumerator's name
 std::string_view description(Errc) noexcept; ///< the cause in a sentence
 std::string_view name(Operation) noexcept;   ///< the ioctl's name, or what the library does
-std::string_view name(Effect) noexcept;
 
 /// What is known around a failed ioctl. All of it may be left out.
 struct Context {

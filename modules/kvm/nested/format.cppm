@@ -3,10 +3,13 @@
 // std::format for what a log wants to print. Nothing else in the library needs <format>.
 module;
 #include <concepts>
+#include <cstddef>
 #include <format>
 #include <string_view>
 export module kvm.nested:format;
 import :vendor;
+import :text;
+import :effect;
 import :error;
 import :phase;
 import :state;
@@ -34,6 +37,14 @@ template <kvm::nested::detail::Named T>
 struct std::formatter<T, char> : std::formatter<std::string_view, char> {
     auto format(T value, auto& context) const {
         return std::formatter<std::string_view, char>::format(kvm::nested::name(value), context);
+    }
+};
+
+/// Text, such as message() and summary() give: what it says.
+template <std::size_t Capacity>
+struct std::formatter<kvm::nested::Text<Capacity>, char> : std::formatter<std::string_view, char> {
+    auto format(const kvm::nested::Text<Capacity>& text, auto& context) const {
+        return std::formatter<std::string_view, char>::format(text.view(), context);
     }
 };
 

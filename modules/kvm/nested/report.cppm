@@ -14,19 +14,13 @@ import :bit_layout;
 import :field;
 import :vmcs12;
 import :vmcb12;
+import :parts;
 import :text;
 import :sink;
 import :state;
 import :buffer;
 
 export namespace kvm::nested {
-
-/// The parts that a state consists of.
-enum class Part : std::uint8_t { header, vmcs12, shadow_vmcs12, vmcb };
-std::string_view name(Part) noexcept;
-
-/// The header of a state of `vendor` as fields, with their offsets in the state.
-std::span<const Field> header_fields(VendorId vendor) noexcept;
 
 /// One part of a state: where it begins in it, its bytes and its fields.
 struct PartOfState {
@@ -50,8 +44,6 @@ class PartsOfState {
     constexpr const PartOfState* end() const noexcept { return parts_.data() + count_; }
 
   private:
-    void add(Part part, std::size_t begin, std::span<const std::byte> bytes,
-             std::span<const Field> fields) noexcept;
     std::array<PartOfState, 3> parts_{};
     std::size_t count_ = 0;
 };

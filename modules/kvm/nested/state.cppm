@@ -4,9 +4,11 @@
 module;
 #include <algorithm>
 #include <array>
+#include <bit>
 #include <concepts>
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 #include <expected>
 #include <optional>
 #include <span>
@@ -50,32 +52,45 @@ Text<256> summary(std::span<const std::byte> state) noexcept;
 
 namespace kvm::nested::detail {
 
+/// Header and payload as one object, so that bytes() is a range of one object's bytes.
+template <std::size_t Capacity>
+struct Storage {
+    uapi::StateHeader header;
+    std::array<std::byte, Capacity - uapi::header_size> payload; // not initialised: it costs 8 KiB of zeros
+
+    inline Storage() noexcept {}
+    explicit constexpr Storage(const uapi::StateHeader& given) noexcept : header{given} {}
+
+    /// The bytes that belong to the state, whatever its header claims.
+    inline std::span<const std::byte> used(std::size_t capacity = Capacity) const noexcept {
+        return {reinterpret_cast<const std::byte*>(this), std::min<std::size_t>(header.size, capacity)};
+    }
+};
+
 /// Asks for a state whose header is armed for KVM_GET_NESTED_STATE and else not initialised.
 struct Armed {};
 
 /// How the state of a vCPU outside nested operation begins: what KVM_SET_NESTED_STATE clears a vCPU with, on
 /// every kernel. (SVM with EFER.SVME clear: Linux up to 6.12 takes GIF_SET and nothing else.)
-constexpr uapi::StateHeader outside_nested_operation(VendorId vendor) noexcept {
+/// @param vmxon_pa VMX: after VMXON
+constexpr uapi::StateHeader outside_nested_operation(VendorId vendor,
+                                                     std::uint64_t vmxon_pa = uapi::no_address) noexcept {
     uapi::StateHeader header{};
     header.size = uapi::header_size;
+    header.format = format(vendor);
     if (vendor == VendorId::vmx) {
-        header.format = Vmx::format;
-        header.vendor[0] = uapi::no_address; // vmxon_pa
-        header.vendor[1] = uapi::no_address; // vmcs12_pa
+        uapi::VmxHeader vmx{};
+        vmx.vmxon_pa = vmxon_pa;
+        vmx.vmcs12_pa = uapi::no_address;
+        header.vendor = std::bit_cast<decltype(header.vendor)>(vmx);
     } else {
-        header.format = Svm::format;
         header.flags = uapi::state_flag::gif_set;
     }
     return header;
 }
 
-/// The bytes that belong to the state, whatever its header claims.
-inline std::span<const std::byte> used(const uapi::StateHeader& header, std::size_t capacity) noexcept {
-    return {reinterpret_cast<const std::byte*>(&header), std::min<std::size_t>(header.size, capacity)};
-}
-
-/// The phase of what lies at `header`, of which `capacity` bytes exist.
-Phase phase_at(const uapi::StateHeader& header, std::size_t capacity) noexcept;
+/// The phase of what these bytes are.
+Phase phase_of_bytes(std::span<const std::byte> bytes) noexcept;
 
 /// Checks `bytes` and copies them, canonical, to `header` and `payload`. Answers how many bytes were
 /// consumed.
@@ -84,7 +99,10 @@ std::expected<std::size_t, Error> parse(std::span<const std::byte> bytes, bool p
                                         std::optional<VendorId> vendor, uapi::StateHeader& header,
                                         std::span<std::byte> payload) noexcept;
 
-bool same_bytes(std::span<const std::byte> a, std::span<const std::byte> b) noexcept;
+/// Byte for byte. (std::ranges::equal over std::byte is a loop of bytes in libc++ 19; this is memcmp.)
+inline bool equal(std::span<const std::byte> a, std::span<const std::byte> b) noexcept {
+    return a.size() == b.size() && (a.empty() || std::memcmp(a.data(), b.data(), a.size()) == 0);
+}
 
 } // namespace kvm::nested::detail
 
@@ -106,7 +124,7 @@ class NestedState {
     using vendor = V;
 
     /// Not in nested operation, see not_in_nested_operation().
-    constexpr NestedState() noexcept : header_{detail::outside_nested_operation(V::id)} {}
+    constexpr NestedState() noexcept : storage_{detail::outside_nested_operation(V::id)} {}
     /// Only for the library itself: nobody else can name the argument.
     inline explicit NestedState(detail::Armed) noexcept { arm(); }
 
@@ -120,9 +138,7 @@ class NestedState {
     static constexpr NestedState vmxon_only(std::uint64_t vmxon_pa) noexcept
         requires std::same_as<V, Vmx>
     {
-        auto header = detail::outside_nested_operation(V::id);
-        header.vendor[0] = vmxon_pa;
-        return NestedState{header};
+        return NestedState{detail::outside_nested_operation(V::id, vmxon_pa)};
     }
 
     /// Outside L2 with GIF clear, as CLGI leaves it. Linux up to 6.12 takes it only with EFER.SVME set.
@@ -142,7 +158,8 @@ class NestedState {
     [[nodiscard]] static inline std::expected<NestedState, Error>
     parse(std::span<const std::byte> bytes) noexcept {
         std::expected<NestedState, Error> result{std::in_place};
-        if (const auto consumed = detail::parse(bytes, false, V::id, result->header_, result->payload_);
+        if (const auto consumed =
+                detail::parse(bytes, false, V::id, result->storage_.header, result->storage_.payload);
             !consumed)
             result = std::unexpected(consumed.error());
         return result;
@@ -154,7 +171,7 @@ class NestedState {
     parse_prefix(std::span<const std::byte> bytes) noexcept {
         std::expected<Parsed<NestedState>, Error> result{std::in_place};
         const auto consumed =
-            detail::parse(bytes, true, V::id, result->state.header_, result->state.payload_);
+            detail::parse(bytes, true, V::id, result->state.storage_.header, result->state.storage_.payload);
         if (consumed)
             result->consumed = *consumed;
         else
@@ -163,29 +180,29 @@ class NestedState {
     }
 
     /// The state as it goes on the wire and into a file: `size` bytes, never more than the object has.
-    inline std::span<const std::byte> bytes() const& noexcept { return detail::used(header_, V::capacity); }
+    inline std::span<const std::byte> bytes() const& noexcept { return storage_.used(); }
     std::span<const std::byte> bytes() const&& = delete;
 
-    constexpr const uapi::StateHeader& header() const& noexcept { return header_; }
+    constexpr const uapi::StateHeader& header() const& noexcept { return storage_.header; }
     const uapi::StateHeader& header() const&& = delete;
     /// uapi::state_flag bits.
-    constexpr std::uint16_t flags() const noexcept { return header_.flags; }
+    constexpr std::uint16_t flags() const noexcept { return storage_.header.flags; }
 
     /// Phase::unrecognised, too, where a seam answered with the other vendor's format.
     inline Phase phase() const noexcept {
-        return header_.format == V::format ? detail::phase_at(header_, V::capacity) : Phase::unrecognised;
+        return header().format == V::format ? detail::phase_of_bytes(bytes()) : Phase::unrecognised;
     }
 
     /// Calls `visitor` with the view of this state's phase: a type of namespace vmx or svm, or Unrecognised.
     /// All its results must have one type. The view dies with the state.
     template <class Visitor>
     inline decltype(auto) visit(Visitor&& visitor) const {
-        return visit_phase<V>(phase(), header_, payload(), std::forward<Visitor>(visitor));
+        return visit_phase<V>(phase(), header(), payload(), std::forward<Visitor>(visitor));
     }
 
     /// Byte for byte. For what a vCPU makes of them see equivalent().
     inline bool operator==(const NestedState& other) const noexcept {
-        return detail::same_bytes(bytes(), other.bytes());
+        return detail::equal(bytes(), other.bytes());
     }
 
   private:
@@ -194,19 +211,17 @@ class NestedState {
     friend class NestedStateBuffer;
 
     // A copy of a state cannot be made at compile time, for want of a payload: builders return this as it is.
-    explicit constexpr NestedState(const uapi::StateHeader& header) noexcept : header_{header} {}
+    explicit constexpr NestedState(const uapi::StateHeader& header) noexcept : storage_{header} {}
 
-    inline void arm() noexcept { header_.size = V::capacity; }
-    constexpr void clear() noexcept { header_ = detail::outside_nested_operation(V::id); }
+    inline void arm() noexcept { storage_.header.size = V::capacity; }
+    constexpr void clear() noexcept { storage_.header = detail::outside_nested_operation(V::id); }
 
     inline std::span<const std::byte> payload() const noexcept {
         const auto all = bytes();
         return all.subspan(std::min(all.size(), uapi::header_size));
     }
 
-    uapi::StateHeader header_;
-    std::array<std::byte, V::capacity - uapi::header_size>
-        payload_; // not initialised: it costs 8 KiB of zeros
+    detail::Storage<V::capacity> storage_;
 };
 
 static_assert(sizeof(NestedState<Vmx>) == 8320 && alignof(NestedState<Vmx>) == 8);

@@ -11,6 +11,7 @@ module;
 export module kvm.nested:vcpu;
 import :uapi;
 import :vendor;
+import :header;
 import :error;
 import :ioctl;
 import :state;
@@ -87,6 +88,7 @@ class Host {
     static constexpr VendorId vendor() noexcept { return V::id; }
 
   private:
+    friend class Host<Any>;
     constexpr Host() noexcept = default;
 };
 
@@ -107,6 +109,15 @@ class Host<Any> {
     constexpr Host(const Host<V>&) noexcept : vendor_{V::id} {}
 
     constexpr VendorId vendor() const noexcept { return vendor_; }
+
+    /// The way back: the proof for vendor `V`, where this host is one of it.
+    /// @return Errc::wrong_vendor
+    template <Vendor V>
+    [[nodiscard]] constexpr std::expected<Host<V>, Error> narrow() const noexcept {
+        if (vendor_ != V::id)
+            return std::unexpected(Error{.code = Errc::wrong_vendor, .operation = Operation::narrow});
+        return Host<V>{};
+    }
 
   private:
     explicit constexpr Host(VendorId vendor) noexcept : vendor_{vendor} {}
@@ -163,12 +174,13 @@ class Vcpu {
     ///         effect says what the vCPU holds now
     [[nodiscard]] inline std::expected<void, Error> set_nested_state(const State& state) const noexcept {
         if constexpr (std::same_as<V, Any>) {
-            if (state.header_.format != format(host_.vendor())) [[unlikely]]
+            if (state.storage_.header.format != format(host_.vendor())) [[unlikely]]
                 return std::unexpected(Error{.code = state.is_empty() ? Errc::no_state : Errc::wrong_vendor,
                                              .operation = Operation::set_nested_state,
-                                             .detail = 2});
+                                             .detail_kind = offset_in(host_.vendor()),
+                                             .detail = header_offset("format")});
         }
-        void* argument = const_cast<uapi::StateHeader*>(&state.header_); // SET only reads
+        void* argument = const_cast<uapi::StateHeader*>(&state.header()); // SET only reads
         if (const IoctlResult set = ioctl_(fd_, uapi::request::set_nested_state, argument); set.value != 0)
             [[unlikely]]
             return std::unexpected(detail::set_failed(seam(), fd_, set, state.bytes()).error());
@@ -195,14 +207,16 @@ class Vcpu {
         if (const IoctlResult got = get(found); got.value != 0) [[unlikely]]
             return std::unexpected(detail::get_failed(seam(), fd_, got).error());
         if (const auto offset = first_difference(expected.bytes(), found.bytes()))
-            return std::unexpected(
-                Error{.code = Errc::not_equivalent, .operation = Operation::verify, .detail = *offset});
+            return std::unexpected(Error{.code = Errc::not_equivalent,
+                                         .operation = Operation::verify,
+                                         .detail_kind = offset_in(host_.vendor()),
+                                         .detail = *offset});
         return {};
     }
 
   private:
     inline IoctlResult get(State& state) const noexcept {
-        return ioctl_(fd_, uapi::request::get_nested_state, &state.header_);
+        return ioctl_(fd_, uapi::request::get_nested_state, &state.storage_);
     }
     inline IoctlRef seam() const noexcept {
         if constexpr (std::same_as<Ioctl, IoctlRef>)

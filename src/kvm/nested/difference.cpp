@@ -120,7 +120,7 @@ std::size_t difference(std::span<const std::byte> a, std::span<const std::byte> 
             receiver({part->part, &field, in_a, in_b});
         }
     // What is in no field: a payload that is cut off, bytes behind it. The kernel has no such states.
-    const bool same = options.ignored_too ? std::ranges::equal(a, b) : !first_difference(a, b);
+    const bool same = options.ignored_too ? detail::equal(a, b) : !first_difference(a, b);
     return count == 0 && !same ? 1 : count;
 }
 

@@ -2,6 +2,7 @@
 module;
 #include <algorithm>
 #include <array>
+#include <bit>
 #include <cerrno>
 #include <cstddef>
 #include <cstdint>
@@ -29,8 +30,8 @@ constexpr std::array causes = std::to_array<Cause>({
     {Errc::nesting_off, "nesting_off", "nesting is switched off on this host",
      "load kvm_intel or kvm_amd with nested=1", std::errc::function_not_supported},
     {Errc::capacity_unknown, "capacity_unknown",
-     "KVM's largest nested state has a size that this library does not know", "use a newer kvm.nested",
-     std::errc::function_not_supported},
+     "KVM's largest nested state has another size than 8320 bytes (VMX) or 4224 (SVM)",
+     "update kvm.nested to one that knows this kernel's states", std::errc::function_not_supported},
     {Errc::vendor_unclear, "vendor_unclear", "KVM's capacity and its CPUID name different vendors",
      "report this host: no kernel is known to do that", std::errc::function_not_supported},
     {Errc::wrong_vendor, "wrong_vendor", "this belongs to the other CPU vendor",
@@ -303,46 +304,52 @@ std::optional<uapi::StateHeader> header_of(std::span<const std::byte> state) noe
 /// Bits of an SVM state that KVM drops, masks or forces while it takes the state in: GET showing other ones
 /// does not prove that it did not.
 struct RewrittenBits {
-    std::uint16_t offset; ///< in the state
+    FieldOfState where;
     std::uint64_t bits;
 };
 constexpr std::uint64_t all_bits = ~std::uint64_t{0};
-constexpr std::uint16_t in_vmcb(std::uint16_t offset) {
-    return static_cast<std::uint16_t>(uapi::header_size + offset);
+consteval FieldOfState in_header(std::string_view name) {
+    return {Part::header, find_header_field(VendorId::svm, name)};
+}
+consteval FieldOfState in_vmcb(std::string_view name) {
+    return {Part::vmcb, find_vmcb12_field(name)};
 }
 constexpr std::array rewritten_on_svm = std::to_array<RewrittenBits>({
-    {0x000, 0xffff'ffff'0000'0000},          // size: slack behind the state is not kept
-    {in_vmcb(0x010), 0xffff'ffff'0000'60c0}, // intercepts of what CPUID lacks (7.x)
-    {in_vmcb(0x040), 0xfff},                 // IOPM: page offset
-    {in_vmcb(0x048), 0xfff},                 // MSRPM: page offset
-    {in_vmcb(0x058), 0xffff'ffff'0000'0000}, // TLB_CONTROL (7.x)
-    {in_vmcb(0x060), 0xffff'ff00'0000'0000}, // behind the vector of a virtual interrupt (7.x)
-    {in_vmcb(0x068), all_bits & ~1ull},      // behind the interrupt shadow (7.x)
-    {in_vmcb(0x090), all_bits},              // nested paging that CPUID lacks (7.x)
-    {in_vmcb(0x0a8), 0x7fff'f000},           // reserved bits of event injection (7.x)
-    {in_vmcb(0x0b8), all_bits},              // LBR virtualization, virtual VMLOAD and VMSAVE
-    {in_vmcb(0x4d0), 1u << 11},              // EFER.NXE, without nested paging on the host
-    {in_vmcb(0x558), 1u << 16},              // CR0.WP, likewise
-    {in_vmcb(0x570), 1u << 1},               // RFLAGS bit 1 is always set
+    {in_header("size"), all_bits},                 // slack behind the state is not kept
+    {in_vmcb("intercepts[4]"), 0x60c0},            // intercepts of what CPUID lacks (7.x)
+    {in_vmcb("intercepts[5]"), all_bits},          // likewise
+    {in_vmcb("iopm_base_pa"), 0xfff},              // page offset
+    {in_vmcb("msrpm_base_pa"), 0xfff},             // page offset
+    {in_vmcb("tlb_ctl"), all_bits},                // (7.x)
+    {in_vmcb("erap_ctl"), all_bits},               // (7.x)
+    {in_vmcb("int_vector"), ~std::uint64_t{0xff}}, // behind the vector of a virtual interrupt (7.x)
+    {in_vmcb("int_state"), ~std::uint64_t{1}},     // behind the interrupt shadow (7.x)
+    {in_vmcb("misc_ctl"), all_bits},               // nested paging that CPUID lacks (7.x)
+    {in_vmcb("event_inj"), 0x7fff'f000},           // reserved bits (7.x)
+    {in_vmcb("misc_ctl2"), all_bits},              // LBR virtualization, virtual VMLOAD and VMSAVE
+    {in_vmcb("efer"), 1u << 11},                   // EFER.NXE, without nested paging on the host
+    {in_vmcb("cr0"), 1u << 16},                    // CR0.WP, likewise
+    {in_vmcb("rflags"), 1u << 1},                  // always set
 });
 
 /// Whether GET would show `found` after KVM had taken `attempted` in. Both have Svm::capacity bytes or more.
 bool taken_in_on_svm(std::span<const std::byte> attempted, std::span<const std::byte> found) noexcept {
     std::array<std::byte, Svm::capacity> expected;
     std::ranges::copy(attempted.first<Svm::capacity>(), expected.begin());
-    const auto expect = [&](std::size_t offset, std::uint64_t bits) {
-        std::uint64_t ours, theirs;
-        std::memcpy(&ours, expected.data() + offset, sizeof ours);
-        std::memcpy(&theirs, found.data() + offset, sizeof theirs);
+    const auto expect = [&](const FieldOfState& where, std::uint64_t bits) {
+        const auto offset = begin_of(where.part) + where.field->offset;
+        std::uint64_t ours = 0, theirs = 0;
+        std::memcpy(&ours, expected.data() + offset, where.field->size);
+        std::memcpy(&theirs, found.data() + offset, where.field->size);
         ours = (ours & ~bits) | (theirs & bits);
-        std::memcpy(expected.data() + offset, &ours, sizeof ours);
+        std::memcpy(expected.data() + offset, &ours, where.field->size);
     };
-    for (const auto& [offset, bits] : rewritten_on_svm)
-        expect(offset, bits);
-    for (std::size_t reserved = 24; reserved < uapi::header_size; reserved += 8)
-        expect(reserved, all_bits);
-    if (header_of(found)->vendor[1] == 0)
-        expect(16, all_bits); // gpat, while L1 and L2 share one PAT
+    for (const auto& [where, bits] : rewritten_on_svm)
+        expect(where, bits);
+    if (std::bit_cast<uapi::SvmHeader>(header_of(found)->vendor).gpat == 0)
+        expect(in_header("hdr.svm.gpat"), all_bits);                       // while L1 and L2 share one PAT
+    constexpr auto* padding = find_header_field(VendorId::svm, "hdr.pad"); // reserved, and not kept
+    std::ranges::copy(found.subspan(padding->offset, padding->size), expected.begin() + padding->offset);
     return !first_difference(expected, found.first<Svm::capacity>());
 }
 
@@ -360,10 +367,9 @@ Effect effect_on_svm(const std::optional<uapi::StateHeader>& attempted, const ua
     if (context.attempted.size() < Svm::capacity || context.found.size() < Svm::capacity)
         return Effect::undetermined;
     // The upper halves of DR7 and DR6 are checked before CR3, and GET does not show them.
-    for (const std::size_t debug_register : {0x564u, 0x56cu})
-        if (std::ranges::any_of(context.attempted.subspan(uapi::header_size + debug_register, 4),
-                                [](std::byte b) { return b != std::byte{0}; }))
-            return Effect::unchanged;
+    const Vmcb12Fields vmcb{context.attempted.subspan<uapi::header_size, uapi::page_size>()};
+    if ((vmcb["dr7"] | vmcb["dr6"]) >> 32 != 0)
+        return Effect::unchanged;
     // Had it got as far as CR3, GET would now show what was attempted.
     return taken_in_on_svm(context.attempted, context.found) ? Effect::undetermined : Effect::unchanged;
 }
@@ -371,16 +377,18 @@ Effect effect_on_svm(const std::optional<uapi::StateHeader>& attempted, const ua
 /// VMX tears the old state down after it has checked the header, and never leaves L2 active after a failure.
 Effect effect_on_vmx(const uapi::StateHeader& attempted, const uapi::StateHeader& found,
                      int error_number) noexcept {
-    if (attempted.vendor[0] == uapi::no_address)
+    const auto wanted = std::bit_cast<uapi::VmxHeader>(attempted.vendor);
+    const auto held = std::bit_cast<uapi::VmxHeader>(found.vendor);
+    if (wanted.vmxon_pa == uapi::no_address)
         return Effect::unchanged;
     // Behind the teardown KVM allocates; without memory the vCPU stays outside VMX operation.
-    if (error_number == ENOMEM && found.vendor[0] == uapi::no_address)
+    if (error_number == ENOMEM && held.vmxon_pa == uapi::no_address)
         return Effect::undetermined;
-    if (found.vendor[0] != attempted.vendor[0])
+    if (held.vmxon_pa != wanted.vmxon_pa)
         return Effect::unchanged;
     if ((found.flags & uapi::state_flag::guest_mode) != 0)
         return Effect::unchanged;
-    if (found.vendor[1] != uapi::no_address && found.vendor[1] != attempted.vendor[1])
+    if (held.vmcs12_pa != uapi::no_address && held.vmcs12_pa != wanted.vmcs12_pa)
         return Effect::unchanged;
     return Effect::undetermined;
 }
@@ -404,6 +412,30 @@ Effect effect_of(Operation operation, int raw_result, int error_number, const Co
     if (!attempted || !found)
         return Effect::undetermined;
     return effect_on_vmx(*attempted, *found, error_number);
+}
+
+void write_detail(Text<384>& text, const Error& error) noexcept {
+    const auto offset = [&](VendorId vendor) {
+        const auto [part, field] = field_at(vendor, error.detail);
+        text << "; " << (field != nullptr ? field->name : "behind the state");
+        if (part != Part::header)
+            text << " of the " << name(part);
+        text << " (offset ";
+        text.decimal(static_cast<std::int64_t>(error.detail)) << ")";
+    };
+    switch (error.detail_kind) {
+    case DetailKind::none:
+        if (error.detail != 0)
+            (text << "; detail ").hexadecimal(error.detail);
+        return;
+    case DetailKind::vmx_offset:
+        return offset(VendorId::vmx);
+    case DetailKind::svm_offset:
+        return offset(VendorId::svm);
+    case DetailKind::bytes:
+        (text << "; ").decimal(static_cast<std::int64_t>(error.detail)) << " bytes";
+        return;
+    }
 }
 
 class Category final : public std::error_category {
@@ -435,18 +467,6 @@ std::string_view name(Operation operation) noexcept {
     return index < operations.size() ? operations[index] : "?";
 }
 
-std::string_view name(Effect effect) noexcept {
-    switch (effect) {
-    case Effect::unchanged:
-        return "unchanged";
-    case Effect::nested_state_lost:
-        return "nested_state_lost";
-    case Effect::undetermined:
-        return "undetermined";
-    }
-    return "?";
-}
-
 Text<384> Error::message() const noexcept {
     Text<384> text;
     text << name(operation) << ": " << description(code);
@@ -460,22 +480,9 @@ Text<384> Error::message() const noexcept {
         text << " (" << errno_name(error_number) << ", errno ";
         text.decimal(error_number) << ")";
     }
-    if (detail != 0) {
-        text << "; detail ";
-        text.hexadecimal(detail);
-    }
+    write_detail(text, *this);
     if (operation == Operation::set_nested_state) {
-        switch (effect) {
-        case Effect::unchanged:
-            text << "; the vCPU's nested state is unchanged";
-            break;
-        case Effect::nested_state_lost:
-            text << "; the vCPU's nested state is lost";
-            break;
-        case Effect::undetermined:
-            text << "; what became of the vCPU's nested state cannot be told";
-            break;
-        }
+        text << "; " << kvm::nested::description(effect);
     }
     if (const auto* cause = find(code); cause != nullptr && !cause->next_step.empty())
         text << ". Next: " << cause->next_step;

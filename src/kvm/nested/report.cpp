@@ -16,28 +16,6 @@ namespace {
 
 using detail::Writer;
 
-constexpr std::array vmx_header = std::to_array<Field>({
-    {"flags", 0, 2, FieldGroup::header, OnSet::checks_and_uses, &bit_layout::state_flags},
-    {"format", 2, 2, FieldGroup::header, OnSet::checks, &bit_layout::state_format},
-    {"size", 4, 4, FieldGroup::header, OnSet::checks_and_uses, &bit_layout::number},
-    {"hdr.vmx.vmxon_pa", 8, 8, FieldGroup::header, OnSet::checks_and_uses, &bit_layout::address},
-    {"hdr.vmx.vmcs12_pa", 16, 8, FieldGroup::header, OnSet::checks_and_uses, &bit_layout::address},
-    {"hdr.vmx.smm.flags", 24, 2, FieldGroup::header, OnSet::checks_and_uses, &bit_layout::smm_flags},
-    {"hdr.vmx.pad", 26, 2, FieldGroup::reserved, OnSet::ignores, &bit_layout::bytes},
-    {"hdr.vmx.flags", 28, 4, FieldGroup::header, OnSet::checks_and_uses, &bit_layout::vmx_header_flags},
-    {"hdr.vmx.preemption_timer_deadline", 32, 8, FieldGroup::header, OnSet::uses, &bit_layout::value},
-    {"hdr.pad", 40, 88, FieldGroup::reserved, OnSet::ignores, &bit_layout::bytes},
-});
-constexpr std::array svm_header = std::to_array<Field>({
-    {"flags", 0, 2, FieldGroup::header, OnSet::checks_and_uses, &bit_layout::state_flags},
-    {"format", 2, 2, FieldGroup::header, OnSet::checks, &bit_layout::state_format},
-    {"size", 4, 4, FieldGroup::header, OnSet::checks_and_uses, &bit_layout::number},
-    {"hdr.svm.vmcb_pa", 8, 8, FieldGroup::header, OnSet::checks_and_uses, &bit_layout::address},
-    {"hdr.svm.gpat", 16, 8, FieldGroup::header, OnSet::checks_and_uses, &bit_layout::pat, no_encoding,
-     FirstSeen::linux_7, "7.x, with KVM_X86_QUIRK_NESTED_SVM_SHARED_PAT disabled"},
-    {"hdr.pad", 24, 104, FieldGroup::reserved, OnSet::ignores, &bit_layout::bytes},
-});
-
 constexpr std::uint64_t bit(const BitLayout& layout, std::string_view name) {
     return find(layout, name)->mask();
 }
@@ -515,37 +493,17 @@ void write_first_screen(Writer& out, std::span<const std::byte> state, const Par
 
 } // namespace
 
-std::string_view name(Part part) noexcept {
-    constexpr auto names = std::to_array<std::string_view>({"header", "vmcs12", "shadow vmcs12", "VMCB"});
-    const auto index = static_cast<std::size_t>(part);
-    return index < names.size() ? names[index] : "?";
-}
-
-std::span<const Field> header_fields(VendorId vendor) noexcept {
-    if (vendor == VendorId::vmx)
-        return vmx_header;
-    return svm_header;
-}
-
 PartsOfState::PartsOfState(std::span<const std::byte> state) noexcept {
-    constexpr std::size_t second = uapi::header_size + uapi::page_size;
     if (state.size() < uapi::header_size)
         return;
-    const auto format = detail::number_in(state.subspan(2, 2));
+    constexpr auto* format_field = find_header_field(VendorId::vmx, "format");
+    const auto format = read(state, *format_field);
     if (format != Vmx::format && format != Svm::format)
         return;
-    const bool vmx = format == Vmx::format;
-    add(Part::header, 0, state.first(uapi::header_size), header_fields(vmx ? VendorId::vmx : VendorId::svm));
-    if (state.size() >= second)
-        add(vmx ? Part::vmcs12 : Part::vmcb, uapi::header_size,
-            state.subspan(uapi::header_size, uapi::page_size), vmx ? vmcs12_fields : vmcb12_fields);
-    if (vmx && state.size() >= second + uapi::page_size)
-        add(Part::shadow_vmcs12, second, state.subspan(second, uapi::page_size), vmcs12_fields);
-}
-
-void PartsOfState::add(Part part, std::size_t begin, std::span<const std::byte> bytes,
-                       std::span<const Field> fields) noexcept {
-    parts_[count_++] = {part, static_cast<std::uint16_t>(begin), bytes, fields};
+    for (const auto& part : parts_of(format == Vmx::format ? VendorId::vmx : VendorId::svm))
+        if (state.size() >= part.end())
+            parts_[count_++] = {part.part, part.begin, state.subspan(part.begin, part.end() - part.begin),
+                                part.fields};
 }
 
 void describe(std::span<const std::byte> state, TextSink sink, const ReportOptions& options) noexcept {

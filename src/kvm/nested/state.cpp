@@ -165,12 +165,8 @@ Text<256> summary(std::span<const std::byte> state) noexcept {
 
 namespace detail {
 
-Phase phase_at(const uapi::StateHeader& header, std::size_t capacity) noexcept {
-    const auto bytes = used(header, capacity);
-    if (header.size != bytes.size())
-        return Phase::unrecognised;
-    const auto revision = bytes.size() >= revision_end ? word_at(bytes, uapi::header_size) : 0;
-    return phase_of(header, revision).value_or(Phase::unrecognised);
+Phase phase_of_bytes(std::span<const std::byte> bytes) noexcept {
+    return recognise(bytes).phase.value_or(Phase::unrecognised);
 }
 
 std::expected<std::size_t, Error> parse(std::span<const std::byte> bytes, bool prefix,
@@ -196,10 +192,6 @@ std::expected<std::size_t, Error> parse(std::span<const std::byte> bytes, bool p
     header = canonical(given, *phase);
     std::memcpy(payload.data(), bytes.data() + uapi::header_size, header.size - uapi::header_size);
     return given.size;
-}
-
-bool same_bytes(std::span<const std::byte> a, std::span<const std::byte> b) noexcept {
-    return std::ranges::equal(a, b);
 }
 
 } // namespace detail

@@ -75,6 +75,7 @@ std::expected<VendorId, Error> probe(IoctlRef ioctl, int fd) noexcept {
         && capacity.value != static_cast<int>(Svm::capacity))
         return std::unexpected(Error{.code = Errc::capacity_unknown,
                                      .operation = Operation::probe,
+                                     .detail_kind = DetailKind::bytes,
                                      .detail = static_cast<std::uint64_t>(capacity.value)});
 
     SupportedCpuid cpuid;

@@ -133,6 +133,15 @@ auto field(const kvm::nested::vmx::CurrentVmcs& view) {
 #endif
 }
 
+constexpr auto place() {
+#ifdef unknown_header_field
+    return kvm::nested::header_offset("hdr.vmx.vmxon");
+#else
+    return kvm::nested::header_offset("hdr.vmx.vmxon_pa");
+#endif
+}
+static_assert(place() == 8);
+
 struct Throwing {
     kvm::nested::IoctlResult operator()(int, unsigned long, void*) const
 #ifndef throwing_seam

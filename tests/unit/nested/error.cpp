@@ -293,6 +293,40 @@ TEST_CASE("a message says operation, cause, errno or result, effect and a next s
     CHECK(positive.find("is lost") != std::string::npos);
 }
 
+TEST_CASE("a detail is told as what it is, at offset 0, too, and none is told where there is none") {
+    using kvm::nested::DetailKind;
+    const auto text = [](DetailKind kind, std::uint64_t detail) {
+        const Error error{.code = Errc::unknown_flags,
+                          .operation = Operation::parse,
+                          .detail_kind = kind,
+                          .detail = detail};
+        return std::string{error.message().view()};
+    };
+    const auto says = [&](DetailKind kind, std::uint64_t detail, std::string_view what) {
+        CAPTURE(text(kind, detail));
+        CHECK(text(kind, detail).find(what) != std::string::npos);
+    };
+    says(DetailKind::vmx_offset, 0, "; flags (offset 0)");
+    says(DetailKind::vmx_offset, 8, "; hdr.vmx.vmxon_pa (offset 8)");
+    says(DetailKind::vmx_offset, 29, "; hdr.vmx.flags (offset 29)");
+    says(DetailKind::vmx_offset, 128 + 672, "; host_rip of the vmcs12 (offset 800)");
+    says(DetailKind::vmx_offset, 128 + 4096, "; hdr of the shadow vmcs12 (offset 4224)");
+    says(DetailKind::vmx_offset, 8320, "; behind the state (offset 8320)");
+    says(DetailKind::svm_offset, 8, "; hdr.svm.vmcb_pa (offset 8)");
+    says(DetailKind::svm_offset, 128 + 0x58, "; asid of the VMCB (offset 216)");
+    says(DetailKind::bytes, 0, "; 0 bytes");
+    says(DetailKind::bytes, 4223, "; 4223 bytes");
+    CHECK(text(DetailKind::none, 0).find(';') == std::string::npos);
+}
+
+TEST_CASE("a host that nests no guests leaves a VMM nothing to save") {
+    for (int i = 1; i <= last_errc; ++i) {
+        const auto code = static_cast<Errc>(i);
+        CHECK(kvm::nested::nothing_to_save({.code = code, .operation = Operation::probe})
+              == (code == Errc::nesting_off || code == Errc::not_supported));
+    }
+}
+
 TEST_CASE("errors work as std::error_code") {
     const std::error_code code = Errc::refused;
     CHECK(code.category() == kvm::nested::error_category());

@@ -190,6 +190,29 @@ TEST_CASE("a table agrees with what comparing leaves out: what is ignored on SET
     }
 }
 
+TEST_CASE("the header's fields are where the layouts have them, and each byte of a state is in one field") {
+    using kvm::nested::header_offset;
+    static_assert(header_offset("flags") == 0 && header_offset("format") == 2 && header_offset("size") == 4);
+    static_assert(header_offset("hdr.vmx.vmxon_pa") == 8 && header_offset("hdr.vmx.vmcs12_pa") == 16);
+    static_assert(header_offset("hdr.vmx.smm.flags") == 24 && header_offset("hdr.vmx.flags") == 28);
+    static_assert(header_offset("hdr.vmx.preemption_timer_deadline") == 32);
+    static_assert(header_offset("hdr.svm.vmcb_pa") == 8 && header_offset("hdr.svm.gpat") == 16);
+    for (const auto vendor : {kvm::nested::VendorId::vmx, kvm::nested::VendorId::svm}) {
+        std::size_t last = 0;
+        for (const auto& part : kvm::nested::parts_of(vendor)) {
+            CHECK(part.begin == last);
+            for (const auto& field : part.fields) {
+                CHECK(part.begin + field.offset == last);
+                last = part.begin + field.end();
+                CHECK(kvm::nested::field_at(vendor, last - 1).field == &field);
+                CHECK(kvm::nested::field_at(vendor, last - 1).part == part.part);
+            }
+        }
+        CHECK(last == kvm::nested::capacity(vendor));
+        CHECK(kvm::nested::field_at(vendor, last).field == nullptr);
+    }
+}
+
 TEST_CASE("groups and what KVM does have names") {
     for (int i = 0; i <= static_cast<int>(FieldGroup::reserved); ++i)
         CHECK(kvm::nested::name(static_cast<FieldGroup>(i)) != "?");

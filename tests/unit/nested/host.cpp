@@ -64,6 +64,9 @@ TEST_CASE("a host that proves a vendor at compile time proves it at run time") {
     FakeKvm kernel;
     const Host<Any> host = unit::host<Svm>(kernel);
     CHECK(host.vendor() == VendorId::svm);
+    CHECK(host.narrow<Svm>().has_value());
+    CHECK(host.narrow<Vmx>().error().code == Errc::wrong_vendor);
+    CHECK(host.narrow<Vmx>().error().operation == kvm::nested::Operation::narrow);
 }
 
 TEST_CASE("nesting off is told from a kernel without nested state, on both generations") {

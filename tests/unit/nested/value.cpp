@@ -265,6 +265,8 @@ TEST_CASE("states, phases and errors are formatted, as text of any width") {
           == "refused KVM_SET_NESTED_STATE unchanged");
     const kvm::nested::Error error{.code = Errc::no_state, .operation = Operation::narrow};
     CHECK(std::format("{}", error) == error.message().view());
+    CHECK(std::format("{}|{:>16}|", error.message(), kvm::nested::summary(NestedStateBuffer{}))
+          == std::string{error.message().view()} + "| no nested state|");
 }
 
 TEST_CASE("text is cut where it does not fit, never written elsewhere") {
