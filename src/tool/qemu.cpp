@@ -95,8 +95,11 @@ class NestedState {
 };
 
 // Offsets in the header of a nested state, of which format and size are common to both vendors.
-constexpr std::size_t flags_at = 0, format_at = 2, size_at = 4;
-constexpr std::size_t vmcb_pa_at = 8, vmxon_pa_at = 8, vmcs12_pa_at = 16, smm_flags_at = 24;
+constexpr std::size_t flags_at = header_offset("flags"), format_at = header_offset("format");
+constexpr std::size_t size_at = header_offset("size"), vmcb_pa_at = header_offset("hdr.svm.vmcb_pa");
+constexpr std::size_t vmxon_pa_at = header_offset("hdr.vmx.vmxon_pa");
+constexpr std::size_t vmcs12_pa_at = header_offset("hdr.vmx.vmcs12_pa");
+constexpr std::size_t smm_flags_at = header_offset("hdr.vmx.smm.flags");
 
 std::expected<FoundState, Trouble> NestedState::read() {
     FoundState found{.vcpu = static_cast<unsigned>(section_.instance), .bytes = {}, .notes = {}};

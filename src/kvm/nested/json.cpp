@@ -148,13 +148,6 @@ std::optional<std::uint64_t> number_in(std::string_view text) {
     return value;
 }
 
-/// Where a part is in a state.
-constexpr std::size_t begin_of(Part part) {
-    return part == Part::header          ? 0
-           : part == Part::shadow_vmcs12 ? uapi::header_size + uapi::page_size
-                                         : uapi::header_size;
-}
-
 /// What the reader of JSON calls, event by event. Any `false` ends the reading.
 class Builder {
   public:
@@ -278,7 +271,7 @@ class Builder {
     }
 
     bool is_first_of(const Field& field) {
-        const auto at = begin_of(part_) + field.offset;
+        const std::size_t at = begin_of(part_) + std::size_t{field.offset};
         if (seen_[at])
             return fails(Cause::repeated_name);
         seen_[at] = true;
@@ -353,7 +346,9 @@ std::expected<NestedStateBuffer, JsonError> Builder::finish(bool complete) {
     const auto size = static_cast<std::uint32_t>(has(Part::shadow_vmcs12)               ? Vmx::capacity
                                                  : has(Part::vmcs12) || has(Part::vmcb) ? Svm::capacity
                                                                                         : uapi::header_size);
-    constexpr std::size_t format_at = 2, size_at = 4, vmxon_at = 8, vmcs12_at = 16;
+    constexpr std::size_t format_at = header_offset("format"), size_at = header_offset("size");
+    constexpr std::size_t vmxon_at = header_offset("hdr.vmx.vmxon_pa");
+    constexpr std::size_t vmcs12_at = header_offset("hdr.vmx.vmcs12_pa");
     if (contradicts(format_at, format(*vendor_)))
         return wrong(Cause::bad_value, "header/format");
     if (contradicts(size_at, size))
