@@ -4,11 +4,12 @@
 # One guesses that a header of ioctl numbers gives the same numbers to C and to C++. Debian 12's <linux/kvm.h> does not: it
 # declares arrays without a size with the help of an empty struct, which has 0 bytes in C and 1 in C++. Structs that end in
 # such an array grow by up to 8 bytes, and with them the numbers, which hold the size: KVM_SET_CPUID2, KVM_GET_MSRS,
-# KVM_GET_SUPPORTED_CPUID and more are wrong in C++, and struct kvm_xsave is longer than its 4096 bytes. Nothing
-# is said when it is compiled; the kernel says ENOTTY or EINVAL when it runs. KVM_GET_NESTED_STATE happens to be right, so that a
-# VMM's nested state may work where its MSRs do not. Debian 13's header gives C++ what it gives C.
+# KVM_GET_SUPPORTED_CPUID and more are wrong in C++, and struct kvm_xsave is longer than its 4096 bytes. Nothing is said when
+# it is compiled; the kernel says ENOTTY or EINVAL when it runs. KVM_GET_NESTED_STATE happens to be right, so that a VMM's
+# nested state may work where its MSRs do not. Debian 13's header gives C++ what it gives C.
 #
-# Why it matters: whoever saves a vCPU in C++ on Debian 12 has to redefine __DECLARE_FLEX_ARRAY first, or to check the numbers.
+# Why it matters: whoever saves a vCPU in C++ on Debian 12 has to redefine __DECLARE_FLEX_ARRAY first, or to check the
+# numbers.
 # Seen: linux-libc-dev 6.1.176-1 (not 6.12.117-1, not 7.3.4), GCC 12. Of the system: gcc, g++, the C library's headers.
 set -euo pipefail
 

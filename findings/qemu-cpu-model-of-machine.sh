@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: MIT
 #
-# One guesses that `-cpu EPYC` of a QEMU of 2025 is the newest definition of EPYC it has, or at least that it is the same CPU on
-# every machine of that QEMU. Neither: on pc and q35, whatever their version, a model without a version is its first one, of
-# 2017, for ever (EPYC-v1); on microvm it is the newest (EPYC-v4). The same command line but for -M gives guests different CPUID
-# bits. A machine that was to follow the newest definitions has to say so by its own version suffix.
+# One guesses that `-cpu EPYC` of a QEMU of 2025 is the newest definition of EPYC it has, or at least that it is the same CPU
+# on every machine of that QEMU. Neither: on pc and q35, whatever their version, a model without a version is its first one,
+# of 2017, for ever (EPYC-v1); on microvm it is the newest (EPYC-v4). The same command line but for -M gives guests different
+# CPUID bits. A machine that was to follow the newest definitions has to say so by its own version suffix.
 #
 # Why it matters: neither the stream nor the snapshot carries CPUID, so whoever writes down "-cpu EPYC" beside a saved machine
 # has written down two CPUs. Expand the alias (query-cpu-definitions, alias-of) on the machine type in question.
@@ -37,10 +37,11 @@ fetch() {
   for deb in "$work"/apt/debs/*.deb; do dpkg -x "$deb" "$work/root" && rm "$deb"; done
 }
 
+PATH=$work/root/usr/bin:$PATH
 fetch bookworm-backports qemu-system-{x86,common,data}=1:10.0.2+ds-2+deb13u1~bpo12+1 seabios=1.16.3-2~bpo12+1
-! ldd "$work/root/usr/bin/qemu-system-x86_64" | grep -F 'not found' || fail "the libraries of Debian 12's qemu-system-x86 are missing"
+! ldd "$(type -P qemu-system-x86_64)" | grep -F 'not found' || fail "the libraries of Debian 12's qemu-system-x86 are missing"
 qemu() {
-  QEMU_MODULE_DIR="$work/root/usr/lib/x86_64-linux-gnu/qemu" "$work/root/usr/bin/qemu-system-x86_64" -accel tcg -m 16 \
+  QEMU_MODULE_DIR="$work/root/usr/lib/x86_64-linux-gnu/qemu" qemu-system-x86_64 -accel tcg -m 16 \
     -nodefaults -display none -L "$work/root/usr/share/seabios" -L "$work/root/usr/share/qemu" "$@"
 }
 

@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: MIT
 #
-# One guesses that the word behind `qemu-img snapshot -a` and behind `-d` means the same snapshot. It does not: -a (apply) looks
-# for a snapshot with that ID first and for one with that name only then; -d (delete) looks at names alone. Nor does the word
-# behind `convert -l` mean what `snapshot.name=` says: it is an ID first, too. IDs are numbers that count up from 1, so a snapshot
-# that was named with a number is enough: with the names "2" and "1" at the IDs 1 and 2, `-a 1` brings back one and `-d 1` removes
-# the other. Where there is no such name, `-a 3` works and `-d 3` says "snapshot not found".
+# One guesses that the word behind `qemu-img snapshot -a` and behind `-d` means the same snapshot. It does not: -a (apply)
+# looks for a snapshot with that ID first and for one with that name only then; -d (delete) looks at names alone. Nor does the
+# word behind `convert -l` mean what `snapshot.name=` says: it is an ID first, too. IDs are numbers that count up from 1, so a
+# snapshot that was named with a number is enough: with the names "2" and "1" at the IDs 1 and 2, `-a 1` brings back one and
+# `-d 1` removes the other. Where there is no such name, `-a 3` works and `-d 3` says "snapshot not found".
 #
 # Why it matters: "apply, then delete what was applied" loses the state of another moment, and the saved machine with it.
 # Seen: qemu-utils 10.0.2. Of the system: the libraries of Debian 12's qemu-utils.

@@ -36,10 +36,11 @@ fetch() {
   for deb in "$work"/apt/debs/*.deb; do dpkg -x "$deb" "$work/root" && rm "$deb"; done
 }
 
+PATH=$work/root/usr/bin:$PATH
 fetch bookworm-backports qemu-system-{x86,common,data}=1:10.0.2+ds-2+deb13u1~bpo12+1 seabios=1.16.3-2~bpo12+1
-! ldd "$work/root/usr/bin/qemu-system-x86_64" | grep -F 'not found' || fail "the libraries of Debian 12's qemu-system-x86 are missing"
+! ldd "$(type -P qemu-system-x86_64)" | grep -F 'not found' || fail "the libraries of Debian 12's qemu-system-x86 are missing"
 qemu() {
-  QEMU_MODULE_DIR="$work/root/usr/lib/x86_64-linux-gnu/qemu" "$work/root/usr/bin/qemu-system-x86_64" -accel tcg -m 16 \
+  QEMU_MODULE_DIR="$work/root/usr/lib/x86_64-linux-gnu/qemu" qemu-system-x86_64 -accel tcg -m 16 \
     -nodefaults -display none -L "$work/root/usr/share/seabios" -L "$work/root/usr/share/qemu" "$@"
 }
 
