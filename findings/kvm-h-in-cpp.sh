@@ -15,11 +15,11 @@ set -euo pipefail
 
 [[ -n "${limited:-}" ]] || limited=yes exec timeout -k 5 120 bash "$0"
 fail() { printf '%s: %s\n' "${0##*/}" "$*" >&2 && exit 1; }
-for tool in apt-get dpkg gcc g++; do [[ -n "$(type -P "$tool")" ]] || fail "this needs $tool of the system"; done
+for tool in apt-get dpkg gcc g++ tar; do [[ -n "$(type -P "$tool")" ]] || fail "this needs $tool of the system"; done
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 
-# fetch RELEASE PACKAGE=VERSION...: unpacks them into $work/root. apt keeps its state in $work and takes the release from
+# fetch RELEASE PACKAGE=VERSION...: unpacks what $only matches into $work/root. apt keeps its state in $work and takes the release from
 # the address from which this machine takes its own.
 fetch() {
   local address deb apt
@@ -35,7 +35,7 @@ fetch() {
     -o "Dir::State::status=$work/apt/status" -o "Dir::Cache=$work/apt/cache" -o Acquire::Languages=none -o APT::Sandbox::User=root)
   { "${apt[@]}" update && (cd "$work/apt/debs" && "${apt[@]}" download "${@:2}"); } >"$work/apt/log" 2>&1 ||
     fail "could not fetch ${*:2} of $1: $(tail -n 1 "$work/apt/log" | sed 's|[a-z]*://[^ ]*|(address)|g')"
-  for deb in "$work"/apt/debs/*.deb; do dpkg -x "$deb" "$work/root" && rm "$deb"; done
+  for deb in "$work"/apt/debs/*.deb; do dpkg --fsys-tarfile "$deb" | tar -x -C "$work/root" --wildcards "$only" && rm "$deb"; done
 }
 
 cat >"$work/numbers.c" <<'END'
@@ -54,6 +54,7 @@ numbers() {
     "$work/numbers.c" && "$work/numbers" | tee "$work/$1.txt"
 }
 
+only='./usr/*'
 fetch bookworm linux-libc-dev=6.1.176-1
 echo '6.1.176 in C:' && numbers c
 echo '6.1.176 in C++:' && numbers c++
