@@ -9,8 +9,8 @@
 #
 # Why it matters: a failed VM entry is what a wrongly restored nested guest ends in, and this is the tool with which one
 # looks. Use `trace-cmd report -N` (no plugins), or the kernel's trace file.
-# Seen: libtraceevent 1.7.1-1 (same with 1.8.4-2 and 1.9.0-2), with the fields that Linux 6.12 and 7.3 show. Of the system:
-# gcc.
+# Seen: libtraceevent 1.7.1-1 (same with 1.8.4-2 and 1.9.0-2), with the fields of Linux 6.12 (7.3 has one more). Of the
+# system: gcc.
 set -euo pipefail
 
 [[ -n "${limited:-}" ]] || limited=yes exec timeout -k 5 120 bash "$0"
