@@ -9,11 +9,7 @@
 // The ends of the images, from the assembler.
 extern "C" {
 extern const std::byte guest_svm_migrate_begin[], guest_svm_migrate_end[];
-extern const std::byte guest_svm_phases_begin[], guest_svm_phases_end[];
-extern const std::byte guest_svm_stress_begin[], guest_svm_stress_end[];
 extern const std::byte guest_vmx_migrate_begin[], guest_vmx_migrate_end[];
-extern const std::byte guest_vmx_phases_begin[], guest_vmx_phases_end[];
-extern const std::byte guest_vmx_stress_begin[], guest_vmx_stress_end[];
 }
 
 namespace guests {
@@ -21,26 +17,6 @@ namespace guests {
 Image migrate(Vendor vendor) {
     return vendor == Vendor::svm ? Image{guest_svm_migrate_begin, guest_svm_migrate_end}
                                  : Image{guest_vmx_migrate_begin, guest_vmx_migrate_end};
-}
-
-Image phases(Vendor vendor) {
-    return vendor == Vendor::svm ? Image{guest_svm_phases_begin, guest_svm_phases_end}
-                                 : Image{guest_vmx_phases_begin, guest_vmx_phases_end};
-}
-
-Image stress(Vendor vendor) {
-    return vendor == Vendor::svm ? Image{guest_svm_stress_begin, guest_svm_stress_end}
-                                 : Image{guest_vmx_stress_begin, guest_vmx_stress_end};
-}
-
-std::span<const Phase> phase_order(Vendor vendor) {
-    static constexpr std::array svm{Phase::svm_off, Phase::svm_on, Phase::gif_clear, Phase::gif_set,
-                                    Phase::l2,      Phase::exited, Phase::exited_gif};
-    static constexpr std::array vmx{Phase::vmx_off, Phase::vmx_on, Phase::vmcs_loaded,  Phase::vmcs_written,
-                                    Phase::l2,      Phase::exited, Phase::vmcs_cleared, Phase::vmxoff};
-    if (vendor == Vendor::svm)
-        return svm;
-    return vmx;
 }
 
 namespace {

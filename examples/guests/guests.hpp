@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: MIT
 //
-// The guest programs of the examples and the lab, and what they say.
+// The guest program of the examples, and what it says.
 //
-// Each is an L1 hypervisor with an L2 of its own, written in assembler (svm_*.S and vmx_*.S), assembled for
-// one guest physical address, and linked into the program that runs it. The numbers are those of layout.h,
-// which the assembler reads as well.
+// It is an L1 hypervisor with an L2 of its own, written in assembler (svm_migrate.S and vmx_migrate.S),
+// assembled for one guest physical address, and linked into the program that runs it. The numbers are those
+// of layout.h, which the assembler reads as well. The lab has more guests of the same make
+// (tests/lab/guests).
 #pragma once
 
 #include "../machine/machine.hpp"
@@ -30,14 +31,6 @@ enum class Vendor : std::uint8_t { svm, vmx };
 /// numbered from 1; at the end L1 writes port::rounds (the number of rounds) and port::checks (all_checks if
 /// nothing got lost), and halts.
 [[nodiscard]] Image migrate(Vendor vendor);
-
-/// Shows each phase on port::phase, in the order of phase_order(), and halts.
-[[nodiscard]] Image phases(Vendor vendor);
-
-/// L1 and L2 call each other as fast as it goes, `rounds` times, with no exit to user space before the end:
-/// for interrupting it anywhere. At the end L1 writes port::l1_rounds (must be `rounds`) and port::rounds
-/// (must be `rounds` * stress_increments), and halts.
-[[nodiscard]] Image stress(Vendor vendor);
 
 /// How the guest is to behave; lies at `parameters_address`.
 struct Parameters {
@@ -66,39 +59,15 @@ inline constexpr std::uint64_t l1_cr3 = GUEST_L1_PML4;
 inline constexpr std::uint64_t l2_cr3 = GUEST_L2_PML4;
 static_assert(l1_cr3 == machine::pml4_address);
 
-inline constexpr std::uint64_t stress_increments = STRESS_INCREMENTS;
-
 /// Ports the guests write to, always 4 bytes.
 namespace port {
-inline constexpr std::uint16_t phase = PORT_PHASE;         ///< a Phase
-inline constexpr std::uint16_t rounds = PORT_ROUNDS;       ///< from L1 at the end: what L2 counted
-inline constexpr std::uint16_t checks = PORT_CHECKS;       ///< from L1 at the end: a mask of Check
-inline constexpr std::uint16_t l1_rounds = PORT_L1_ROUNDS; ///< from L1 at the end: what L1 counted
+inline constexpr std::uint16_t rounds = PORT_ROUNDS; ///< from L1 at the end: what L2 counted
+inline constexpr std::uint16_t checks = PORT_CHECKS; ///< from L1 at the end: a mask of Check
 inline constexpr std::uint16_t unexpected =
     PORT_UNEXPECTED; ///< from L1: how L2 exited, or failed to start, against expectation; L1 halts then
 inline constexpr std::uint16_t progress = PORT_PROGRESS;       ///< from L2: the number of the round
 inline constexpr std::uint16_t intercepted = PORT_INTERCEPTED; ///< must not be seen: it is an exit to L1
 } // namespace port
-
-/// Where phases() is: the value on port::phase.
-enum class Phase : std::uint32_t {
-    svm_off = PHASE_SVM_OFF,           ///< SVM: L1, EFER.SVME clear
-    svm_on = PHASE_SVM_ON,             ///< SVM: L1, EFER.SVME set
-    gif_clear = PHASE_GIF_CLEAR,       ///< SVM: L1, after CLGI
-    gif_set = PHASE_GIF_SET,           ///< SVM: L1, after STGI
-    vmx_off = PHASE_VMX_OFF,           ///< VMX: L1, before VMXON
-    vmx_on = PHASE_VMX_ON,             ///< VMX: L1, after VMXON
-    vmcs_loaded = PHASE_VMCS_LOADED,   ///< VMX: L1, after VMCLEAR and VMPTRLD
-    vmcs_written = PHASE_VMCS_WRITTEN, ///< VMX: L1, after its VMWRITEs
-    l2 = PHASE_L2,                     ///< L2
-    exited = PHASE_EXITED,             ///< L1, after L2 has called it; on SVM GIF is clear then
-    exited_gif = PHASE_EXITED_GIF,     ///< SVM: L1, after #VMEXIT and STGI
-    vmcs_cleared = PHASE_VMCS_CLEARED, ///< VMX: L1, after VMCLEAR of the current VMCS
-    vmxoff = PHASE_VMXOFF,             ///< VMX: L1, after VMXOFF
-};
-
-/// The phases in the order in which phases() comes to them.
-[[nodiscard]] std::span<const Phase> phase_order(Vendor vendor);
 
 /// What migrate() checks at the end, one bit each. L2 finds out its own and L1 the rest, after L2 has
 /// called it.

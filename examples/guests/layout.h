@@ -43,13 +43,13 @@
 
 // Parameters, relative to GUEST_PARAMETERS, 8 bytes each.
 #define PARAMETER_FLAGS 0x00
-// Rounds: how often L2 goes round its loop; in *_stress, how often L1 runs L2. At least 1.
+// Rounds: how often L2 goes round its loop. At least 1.
 #define PARAMETER_ROUNDS 0x08
 
 #define PARAMETER_FLAG_NESTED_PAGING 0x1
 #define PARAMETER_FLAG_APIC 0x2 // *_migrate: the local APIC is in the kernel: use it, too
 
-// The data page, relative to GUEST_DATA, 8 bytes each.
+// The data page, relative to GUEST_DATA, 8 bytes each. What is free here the lab's guests use.
 #define DATA_L2_ROUNDS 0x00     // what L2 counted
 #define DATA_L2_STEPS 0x08      // single-step exceptions that L2 took
 #define DATA_L1_IOIO_EXITS 0x10 // L2's port accesses that came to L1
@@ -57,7 +57,6 @@
 #define DATA_CPUID_DIGEST 0x20  // of CPUID as L1 saw it at the start
 #define DATA_L2_CHECKS 0x28     // CHECK_L2_* that held
 #define DATA_L2_FS_WORD 0x30    // L2's FS base points at GUEST_DATA; it reads this through FS
-#define DATA_L1_ROUNDS 0x38     // *_stress: how often L2 came back with its call
 #define DATA_L1_CR4 0x40        // what L1 had before it ran L2 first
 #define DATA_L2_DR7 0x48        // in how many rounds L2 found its DR7 unchanged
 #define DATA_PATCH_LEVEL 0x50   // the MSR, as L1 saw it at the start
@@ -76,11 +75,10 @@
 
 // Ports, all written with OUT of 4 bytes (which is why an intercepted one must not lie less than 4 above
 // another: the permission map has a bit for each byte). None exists as a device: each write is an exit to the
-// program running the guest, except the one that L1 intercepts.
-#define PORT_PHASE 0x10       // *_phases: a phase is reached, PHASE_*
+// program running the guest, except the one that L1 intercepts. The lab's guests use others, too
+// (tests/lab/guests/lab_layout.h).
 #define PORT_ROUNDS 0x20      // L1 at the end: how many rounds L2 made
 #define PORT_CHECKS 0x21      // L1 at the end: which checks held, CHECK_*
-#define PORT_L1_ROUNDS 0x22   // *_stress, L1 at the end: how often L2 came back
 #define PORT_UNEXPECTED 0x2f  // L1: L2 exited for another reason than it should, or did not start; below
 #define PORT_PROGRESS 0x30    // L2 in each round: the number of the round; not intercepted by L1
 #define PORT_INTERCEPTED 0x40 // L2 in each round: intercepted by L1, so user space must never see it
@@ -89,25 +87,6 @@
 // told apart by a bit that no exit reason has; beside it is the VM-instruction error, or 0 where there is no
 // current VMCS.
 #define UNEXPECTED_VM_FAIL 0x40000000
-
-// *_phases: the values on PORT_PHASE, in the order in which they come.
-#define PHASE_SVM_OFF 1    // L1, EFER.SVME clear
-#define PHASE_SVM_ON 2     // L1, EFER.SVME set
-#define PHASE_GIF_CLEAR 3  // L1, after CLGI
-#define PHASE_GIF_SET 4    // L1, after STGI
-#define PHASE_L2 5         // L2
-#define PHASE_EXITED 6     // L1, after #VMEXIT, which leaves GIF clear
-#define PHASE_EXITED_GIF 7 // L1, after #VMEXIT and STGI
-
-#define PHASE_VMX_OFF 0x11      // L1, before VMXON
-#define PHASE_VMX_ON 0x12       // L1, after VMXON
-#define PHASE_VMCS_LOADED 0x13  // L1, after VMCLEAR and VMPTRLD
-#define PHASE_VMCS_WRITTEN 0x14 // L1, after its VMWRITEs. Then PHASE_L2 and PHASE_EXITED, as above
-#define PHASE_VMCS_CLEARED 0x15 // L1, after VMCLEAR of the VMCS that was current
-#define PHASE_VMXOFF 0x16       // L1, after VMXOFF
-
-// *_stress: how often L2 increments its counter between two calls of L1.
-#define STRESS_INCREMENTS 200
 
 // *_migrate: the bits on PORT_CHECKS. What each of them proves about a restore is told in guests.hpp.
 #define CHECK_L2_RFLAGS 0x1

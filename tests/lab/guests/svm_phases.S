@@ -3,7 +3,7 @@
 // svm_phases: an L1 that walks through every phase a vCPU with SVM can be in, and says on PORT_PHASE where it is.
 // The program that runs it can save the vCPU at each of these exits. It ends with HLT after the last phase.
 
-#include "svm.inc"
+#include "svm_lab.inc"
 
     image_begin svm_phases
 

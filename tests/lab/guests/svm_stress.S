@@ -6,7 +6,7 @@
 // instruction of L2. If all is well, and only then, both final counts are exact:
 //   PORT_L1_ROUNDS: rounds;  PORT_ROUNDS: rounds * STRESS_INCREMENTS.  Then HLT.
 
-#include "svm.inc"
+#include "svm_lab.inc"
 
     image_begin svm_stress
 

@@ -3,7 +3,7 @@
 // vmx_nested_off: tries what a hypervisor begins with on a processor without VMX, and says on PORT_PHASE which exception
 // each attempt raises: VMXON, then CR4.VMXE. NO_EXCEPTION where it raises none. It ends with HLT.
 
-#include <guests/vmx.inc>
+#include "vmx_lab.inc"
 
 #define EXCEPTION_UD 6
 #define EXCEPTION_GP 13

@@ -6,7 +6,7 @@
 // If all is well, and only then, both final counts are exact:
 //   PORT_L1_ROUNDS: rounds;  PORT_ROUNDS: rounds * STRESS_INCREMENTS.  Then HLT.
 
-#include "vmx.inc"
+#include "vmx_lab.inc"
 
     image_begin vmx_stress
 

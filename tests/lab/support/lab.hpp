@@ -6,13 +6,13 @@
 // Include it last: it ends the includes and imports kvm.nested.
 #pragma once
 
-#include <guests/guests.hpp>
 #include <machine/linux_kvm.hpp>
 #include <machine/machine.hpp>
 
 #include <doctest/doctest.h>
 
 #include "fence.hpp"
+#include "guests/lab_guests.hpp"
 #include "verdict.hpp"
 
 #include <algorithm>
