@@ -48,7 +48,7 @@ struct Failure {
 template <class T>
 using Result = std::expected<T, Failure>;
 
-Failure failure(const kvm::nested::Error& error) {
+Failure failure(const kvm::vcpu::Error& error) { // kvm.nested's are kvm.vcpu's, too
     return {std::string{error.message().view()}};
 }
 Failure failure(const machine::Failure& error) {

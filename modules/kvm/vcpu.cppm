@@ -8,10 +8,11 @@ export module kvm.vcpu;
 
 export import kvm.nested;
 export import :uapi;        // the registers' layouts and ioctl numbers, in our own words
-export import :order;       // Step, restore_order: what has to come before what, and why
+export import :error;       // Error, Cause, Step: what failed where, and why
 export import :prepare;     // Requirements, prepare(): what must be on before the guest runs
-export import :state;       // VcpuState: everything that travels
-export import :calls;       // not for users: the ioctls with their errors
+export import :state;       // VcpuState: everything that travels, and the table of its groups
+export import :order;       // restore_order: what has to come before what, and why
 export import :vcpu;        // WholeVcpu: save, restore, the verdict of the first run
 export import :file;        // the file form
 export import :file_system; // whole files on a disk
+export import :format;      // std::format

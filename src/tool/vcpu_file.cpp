@@ -20,10 +20,14 @@ bool is_vcpu_file(Bytes input) {
 
 Reading read_vcpu_file(Bytes input) {
     const auto file = vcpu::parse_vcpu(input);
-    if (!file)
-        return std::unexpected{Trouble{std::string{description(file.error().code)},
-                                       static_cast<std::size_t>(file.error().detail),
+    if (!file) {
+        const auto& [kind, value] = file.error().detail;
+        std::optional<std::size_t> offset;
+        if (kind == vcpu::Detail::Kind::file_offset)
+            offset = static_cast<std::size_t>(value);
+        return std::unexpected{Trouble{std::string{description(file.error().cause)}, offset,
                                        "save the vCPU again, or take another copy of the file"}};
+    }
     const auto bytes = file->state.nested.bytes();
     const Registers registers{file->state.regs.rip, file->state.regs.rsp, file->state.sregs.cr3,
                               file->state.regs.rflags};

@@ -22,7 +22,7 @@ int write_state(const std::string& path, Bytes state) {
     }
     if (const auto written = vcpu::write_file(path, state); !written) {
         const std::string reason = std::strerror(written.error().error_number);
-        if (written.error().code == Errc::file_not_synced)
+        if (written.error().cause == vcpu::Errc::file_not_synced)
             return complain(path, {"written, but its folder could not be synced: " + reason, std::nullopt,
                                    "the file is whole; sync its file system before you rely on it"});
         return complain(path, {reason, std::nullopt, "name another file with -o; nothing was written"});

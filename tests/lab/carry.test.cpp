@@ -52,7 +52,7 @@ std::optional<Vm> vm_for(const Cargo& cargo, bool bare) {
     auto prepared = kvm::vcpu::prepare(kvm::nested::SystemFd{machine.system_fd()},
                                        kvm::nested::VmFd{machine.vm_fd()}, cargo.requirements);
     if (!prepared) {
-        CHECK(prepared.error().code == kvm::nested::Errc::requirement_not_offered);
+        CHECK(prepared.error().cause == kvm::vcpu::Errc::requirement_not_offered);
         return std::nullopt;
     }
     return Vm{std::move(machine), *prepared};

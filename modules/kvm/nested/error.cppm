@@ -67,24 +67,6 @@ enum class Errc : std::uint8_t {
     bad_vmcs12_address,       ///< V16: unaligned, or the VMXON region itself
     bad_vmcs12_revision,      ///< V19
     flags_of_other_vendor,    ///< S2
-
-    // A whole vCPU (kvm.vcpu).
-    not_prepared,            ///< saved or restored without a capability that must be on before
-    requirement_not_offered, ///< the host cannot enable what the state requires; detail: capability
-    requirement_differs,     ///< the state and the VM disagree about what must be alike; detail: capability
-    exit_pending,            ///< KVM wants another exit to user space handled before the vCPU can be saved
-    no_vcpu_group,           ///< a group of registers that the vCPU must have is missing; detail: section
-
-    // The file form of a whole vCPU. Detail: offset in the file.
-    not_our_file,              ///< the magic is not there
-    unknown_file_version,      ///< written by a newer library
-    damaged_file,              ///< a checksum does not fit
-    unknown_mandatory_section, ///< a section that must be understood and is not
-    repeated_section,
-    malformed_section,
-    missing_section,
-    file_system, ///< open, write, sync or rename failed; the errno says why
-    file_not_synced, ///< the new file is in its place; after a power failure it may not be
 };
 
 /// What failed.
@@ -95,22 +77,6 @@ enum class Operation : std::uint8_t {
     verify,           ///< reading back and comparing
     parse,            ///< making a state of bytes
     narrow,           ///< NestedStateBuffer to NestedState, Host<Any> to Host<V>
-    prepare,          ///< KVM_ENABLE_CAP before the first vCPU runs
-    complete_io,      ///< KVM_RUN with immediate_exit, before saving
-    run,              ///< KVM_RUN
-    cpuid,            ///< KVM_GET_CPUID2, KVM_SET_CPUID2
-    enlightened_vmcs, ///< KVM_CAP_HYPERV_ENLIGHTENED_VMCS
-    msrs,             ///< KVM_GET_MSRS, KVM_SET_MSRS and the index lists
-    tsc,              ///< KVM_GET_TSC_KHZ, KVM_SET_TSC_KHZ
-    sregs,            ///< KVM_GET_SREGS2, KVM_SET_SREGS2
-    regs,             ///< KVM_GET_REGS, KVM_SET_REGS
-    xsave,            ///< KVM_GET_XSAVE2, KVM_SET_XSAVE
-    xcrs,             ///< KVM_GET_XCRS, KVM_SET_XCRS
-    debugregs,        ///< KVM_GET_DEBUGREGS, KVM_SET_DEBUGREGS
-    events,           ///< KVM_GET_VCPU_EVENTS, KVM_SET_VCPU_EVENTS
-    mp_state,         ///< KVM_GET_MP_STATE, KVM_SET_MP_STATE
-    lapic,            ///< KVM_GET_LAPIC, KVM_SET_LAPIC
-    file,             ///< reading or writing a file
 };
 
 /// What kind of descriptor a number is, as far as KVM can tell.
@@ -154,7 +120,10 @@ constexpr bool nothing_to_save(const Error& error) noexcept {
 
 std::string_view name(Errc) noexcept;        ///< the enumerator's name
 std::string_view description(Errc) noexcept; ///< the cause in a sentence
-std::string_view name(Operation) noexcept;   ///< the ioctl's name, or what the library does
+/// Error::detail as message() gives it: an offset by the name of its field. Empty: there is none.
+Text<96> describe_detail(DetailKind, std::uint64_t detail) noexcept;
+std::string_view next_step(Errc) noexcept; ///< what to do about it; empty: nothing but to look at the state
+std::string_view name(Operation) noexcept; ///< the ioctl's name, or what the library does
 
 /// What is known around a failed ioctl. All of it may be left out.
 struct Context {
@@ -167,6 +136,12 @@ struct Context {
 /// Turns what an ioctl came back with into an Error. Pure: asks nobody. `error_number` is consulted only
 /// where `raw_result` is negative: KVM_SET_NESTED_STATE can return 2, and errno is then somebody else's.
 Error classify(Operation operation, int raw_result, int error_number, const Context& context = {}) noexcept;
+
+/// What an errno means for an ioctl that belongs on a `wanted` descriptor and was made on a `found` one.
+Errc classify(DescriptorKind wanted, int error_number, DescriptorKind found) noexcept;
+
+/// The macro's name ("EINVAL"), or "errno" for one that no operation of ours is known to give.
+std::string_view errno_name(int error_number) noexcept;
 
 /// The category of Errc as std::error_code. Each cause maps to a std::errc condition where there is one.
 const std::error_category& error_category() noexcept;

@@ -52,6 +52,7 @@ module;
 #include <vector>
 export module kvm.vcpu:file;
 import kvm.nested;
+import :error;
 import :state;
 
 export namespace kvm::vcpu {

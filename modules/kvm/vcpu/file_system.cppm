@@ -12,6 +12,7 @@ module;
 export module kvm.vcpu:file_system;
 import kvm.nested;
 import :uapi;
+import :error;
 import :state;
 import :file;
 

@@ -7,6 +7,7 @@ module;
 export module kvm.vcpu:prepare;
 import kvm.nested;
 import :uapi;
+import :error;
 
 export namespace kvm::vcpu {
 
@@ -75,8 +76,9 @@ constexpr Prepared already_prepared(const Requirements& requirements) noexcept {
 namespace kvm::vcpu {
 
 /// Whether a VM that has `here` on can take what was saved with `there`.
+/// @param operation what asks
 /// @return Errc::not_prepared, Errc::requirement_differs; detail: the capability
-[[nodiscard]] std::expected<void, Error> compatible(const Requirements& here,
+[[nodiscard]] std::expected<void, Error> compatible(Operation operation, const Requirements& here,
                                                     const Requirements& there) noexcept;
 
 /// The capability of a vCPU that brings it; 0: none does.

@@ -11,10 +11,14 @@ module;
 export module kvm.vcpu:vcpu;
 import kvm.nested;
 import :uapi;
+import :error;
 import :order;
 import :prepare;
 import :state;
-import :calls;
+
+namespace kvm::vcpu::detail {
+struct VcpuCalls; // src/kvm/vcpu/calls.hpp
+}
 
 export namespace kvm::vcpu {
 
@@ -65,15 +69,15 @@ std::string_view name(FirstRun verdict) noexcept;
 /// make whenever it is needed.
 ///
 /// Not for a vCPU that another thread is running. All of it goes through the seam, and all of it can fail:
-/// each Error names the operation.
+/// each Error names the step.
 class WholeVcpu {
   public:
     /// @param prepared of the VM that `vm` and `vcpu` belong to
     /// @param run_page what the caller has mapped from `vcpu` (struct kvm_run)
     inline WholeVcpu(Host<Any> host, const Prepared& prepared, SystemFd system, VmFd vm, VcpuFd vcpu,
                      void* run_page, IoctlRef ioctl = system_call) noexcept
-        : host_{host}, requirements_{prepared.requirements()},
-          calls_{system, vm, vcpu, static_cast<std::byte*>(run_page), ioctl} {}
+        : host_{host}, requirements_{prepared.requirements()}, system_{system}, vm_{vm}, vcpu_{vcpu},
+          run_page_{static_cast<std::byte*>(run_page)}, ioctl_{ioctl} {}
 
     /// Reads everything. Completes the pending I/O first, which needs that the caller has handled the last
     /// exit (has provided the data of an IN, for example). The vCPU can go on running afterwards.
@@ -85,14 +89,10 @@ class WholeVcpu {
     /// `first_run` are the caller's. The vCPU need not be fresh; see abandon().
     ///
     /// Before anything is touched: Errc::wrong_vendor, Errc::no_state, Errc::no_vcpu_group (detail: the
-    /// section), Errc::not_prepared and Errc::requirement_differs (detail: the capability). After any other
-    /// error the vCPU is half restored and must not run: restore again, or give it up.
+    /// group), Errc::not_prepared and Errc::requirement_differs (detail: the capability). After any other
+    /// error the vCPU is half restored and must not run: restore again, or give it up. From the step
+    /// `clear_nested_state` on the effect of an error is Effect::nested_state_lost.
     [[nodiscard]] std::expected<RestoreReport, Error> restore(const VcpuState& state) const;
-
-    /// For tests: restores without some of the steps, to see what a guest makes of that. The vCPU is then
-    /// neither what it was nor what was saved.
-    [[nodiscard]] std::expected<RestoreReport, Error> restore_without(StepSet left_out,
-                                                                      const VcpuState& state) const;
 
     /// Makes a vCPU that has run forget what it was in the middle of: completes its I/O and takes it out of
     /// nested operation. restore() does this, too; a VMM that restores into a vCPU that is not fresh calls it
@@ -109,18 +109,21 @@ class WholeVcpu {
     [[nodiscard]] std::expected<FirstRun, Error> first_run() const;
 
     /// The nested state alone.
-    inline Vcpu<Any, IoctlRef> nested() const noexcept { return {host_, calls_.vcpu, calls_.ioctl}; }
+    inline Vcpu<Any, IoctlRef> nested() const noexcept { return {host_, vcpu_, ioctl_}; }
 
     inline const Requirements& requirements() const noexcept { return requirements_; }
 
   private:
+    [[nodiscard]] detail::VcpuCalls calls(Operation operation) const noexcept;
     [[nodiscard]] std::expected<void, Error> check(const VcpuState& state) const;
-    [[nodiscard]] std::expected<void, Error> put(Step step, const VcpuState& state,
-                                                 RestoreReport& report) const;
 
     Host<Any> host_;
     Requirements requirements_;
-    detail::VcpuCalls calls_;
+    SystemFd system_;
+    VmFd vm_;
+    VcpuFd vcpu_;
+    std::byte* run_page_;
+    IoctlRef ioctl_;
 };
 
 } // namespace kvm::vcpu

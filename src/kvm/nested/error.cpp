@@ -114,46 +114,13 @@ constexpr std::array causes = std::to_array<Cause>({
      "the vmcs12 does not have KVM's revision 0x11e57ed0 (V19)", "", std::errc::invalid_argument},
     {Errc::flags_of_other_vendor, "flags_of_other_vendor", "a flag of VMX is set in an SVM state (S2)", "",
      std::errc::invalid_argument},
-
-    {Errc::not_prepared, "not_prepared", "a capability that must be on before the guest runs is off",
-     "call prepare() when the VM is created"},
-    {Errc::requirement_not_offered, "requirement_not_offered",
-     "this host cannot enable what the state requires", "restore on a host that offers it",
-     std::errc::function_not_supported},
-    {Errc::requirement_differs, "requirement_differs",
-     "the state was saved with another setting of a capability than this VM has",
-     "prepare() the VM with the requirements of the state", std::errc::invalid_argument},
-    {Errc::exit_pending, "exit_pending",
-     "completing the last exit brought another one, which user space has to handle",
-     "handle the exit in the run page, run on, and save then"},
-    {Errc::no_vcpu_group, "no_vcpu_group", "a group of registers that every vCPU has is missing",
-     "save the vCPU again"},
-
-    {Errc::not_our_file, "not_our_file", "this is not a saved vCPU", "pass a file that kvm.vcpu wrote"},
-    {Errc::unknown_file_version, "unknown_file_version",
-     "the file has a version that this library does not know",
-     "read it with the version of the library that wrote it"},
-    {Errc::damaged_file, "damaged_file", "a checksum does not fit: the file is damaged",
-     "copy the file again"},
-    {Errc::unknown_mandatory_section, "unknown_mandatory_section",
-     "the file has a section that must be understood and is not known", "use a newer kvm.vcpu"},
-    {Errc::repeated_section, "repeated_section", "the file has the same section twice",
-     "save the vCPU again"},
-    {Errc::malformed_section, "malformed_section", "a section does not have the form that its type demands",
-     "save the vCPU again"},
-    {Errc::missing_section, "missing_section", "a mandatory section is missing", "save the vCPU again"},
-    {Errc::file_system, "file_system", "the file could not be read or written", "see the errno",
-     std::errc::io_error},
-    {Errc::file_not_synced, "file_not_synced",
-     "the new file is in its place, but its folder could not be synced to the disk", "sync the file system",
-     std::errc::io_error},
 });
 
 consteval bool causes_are_complete_and_in_order() {
     for (std::size_t i = 0; i < causes.size(); ++i)
         if (static_cast<std::size_t>(causes[i].code) != i + 1)
             return false;
-    return causes.back().code == Errc::file_not_synced;
+    return causes.back().code == Errc::flags_of_other_vendor;
 }
 static_assert(causes_are_complete_and_in_order());
 
@@ -164,133 +131,28 @@ constexpr std::array operations = std::to_array<std::string_view>({
     "verify",
     "parse",
     "narrow",
-    "prepare",
-    "completing I/O",
-    "KVM_RUN",
-    "CPUID",
-    "enlightened VMCS",
-    "MSRS",
-    "TSC",
-    "SREGS2",
-    "REGS",
-    "XSAVE",
-    "XCRS",
-    "DEBUGREGS",
-    "VCPU_EVENTS",
-    "MP_STATE",
-    "LAPIC",
-    "file",
 });
-static_assert(operations.size() == static_cast<std::size_t>(Operation::file));
+static_assert(operations.size() == static_cast<std::size_t>(Operation::narrow));
 
 const Cause* find(Errc code) noexcept {
     const auto index = static_cast<std::size_t>(code) - 1;
     return index < causes.size() ? &causes[index] : nullptr;
 }
 
-std::string_view errno_name(int number) noexcept {
-    switch (number) {
-    case EPERM:
-        return "EPERM";
-    case ENOENT:
-        return "ENOENT";
-    case EINTR:
-        return "EINTR";
-    case EIO:
-        return "EIO";
-    case E2BIG:
-        return "E2BIG";
-    case EBADF:
-        return "EBADF";
-    case EAGAIN:
-        return "EAGAIN";
-    case ENOMEM:
-        return "ENOMEM";
-    case EACCES:
-        return "EACCES";
-    case EFAULT:
-        return "EFAULT";
-    case EBUSY:
-        return "EBUSY";
-    case EEXIST:
-        return "EEXIST";
-    case ENODEV:
-        return "ENODEV";
-    case ENOTDIR:
-        return "ENOTDIR";
-    case EISDIR:
-        return "EISDIR";
-    case EINVAL:
-        return "EINVAL";
-    case ENOTTY:
-        return "ENOTTY";
-    case ENOSPC:
-        return "ENOSPC";
-    case EROFS:
-        return "EROFS";
-    case EFBIG:
-        return "EFBIG";
-    case ENAMETOOLONG:
-        return "ENAMETOOLONG";
-    case ELOOP:
-        return "ELOOP";
-    case ENOSYS:
-        return "ENOSYS";
-    default:
-        return "errno";
-    }
+DescriptorKind wanted_by(Operation operation) noexcept {
+    return operation == Operation::probe ? DescriptorKind::system : DescriptorKind::vcpu;
 }
 
 /// The errno's part of classify(), for an ioctl that returned a negative number.
 Errc cause_of(Operation operation, int error_number, const Context& context) noexcept {
-    switch (error_number) {
-    case EBADF:
-        return Errc::bad_descriptor;
-    case EIO:
-        return Errc::other_process_or_dead_vm;
-    case EINTR:
-        return Errc::interrupted;
-    case EFAULT:
-        return Errc::bad_address;
-    case ENOMEM:
-        return Errc::out_of_memory;
-    case E2BIG:
-        return Errc::buffer_too_small;
-    case ENOTTY:
-    case EINVAL:
-        break;
-    default:
-        return Errc::unexpected;
-    }
-    // Linux answers an unknown request with ENOTTY on a VM or a foreign descriptor and with EINVAL on
-    // /dev/kvm.
-    const auto wanted = operation == Operation::probe     ? DescriptorKind::system
-                        : operation == Operation::prepare ? DescriptorKind::vm
-                                                          : DescriptorKind::vcpu;
-    if (context.descriptor != wanted) {
-        switch (context.descriptor) {
-        case DescriptorKind::system:
-            return Errc::system_fd_given;
-        case DescriptorKind::vm:
-            return Errc::vm_fd_given;
-        case DescriptorKind::vcpu:
-            return Errc::vcpu_fd_given;
-        case DescriptorKind::not_open:
-            return Errc::bad_descriptor;
-        case DescriptorKind::not_kvm:
-            return Errc::not_a_kvm_descriptor;
-        case DescriptorKind::unknown:
-            break;
-        }
-    }
-    if (error_number == ENOTTY)
-        return Errc::not_a_kvm_descriptor;
+    const auto cause = classify(wanted_by(operation), error_number, context.descriptor);
+    if (cause != Errc::refused)
+        return cause;
     // Linux 7.x with nested=0 refuses even GET, which checks nothing else.
-    const bool nested_ioctl =
-        operation == Operation::get_nested_state || operation == Operation::set_nested_state;
-    if (operation == Operation::get_nested_state || (nested_ioctl && context.nesting_off))
+    if (operation == Operation::get_nested_state
+        || (operation == Operation::set_nested_state && context.nesting_off))
         return Errc::nesting_off;
-    return Errc::refused;
+    return cause;
 }
 
 std::optional<uapi::StateHeader> header_of(std::span<const std::byte> state) noexcept {
@@ -414,30 +276,6 @@ Effect effect_of(Operation operation, int raw_result, int error_number, const Co
     return effect_on_vmx(*attempted, *found, error_number);
 }
 
-void write_detail(Text<384>& text, const Error& error) noexcept {
-    const auto offset = [&](VendorId vendor) {
-        const auto [part, field] = field_at(vendor, error.detail);
-        text << "; " << (field != nullptr ? field->name : "behind the state");
-        if (part != Part::header)
-            text << " of the " << name(part);
-        text << " (offset ";
-        text.decimal(static_cast<std::int64_t>(error.detail)) << ")";
-    };
-    switch (error.detail_kind) {
-    case DetailKind::none:
-        if (error.detail != 0)
-            (text << "; detail ").hexadecimal(error.detail);
-        return;
-    case DetailKind::vmx_offset:
-        return offset(VendorId::vmx);
-    case DetailKind::svm_offset:
-        return offset(VendorId::svm);
-    case DetailKind::bytes:
-        (text << "; ").decimal(static_cast<std::int64_t>(error.detail)) << " bytes";
-        return;
-    }
-}
-
 class Category final : public std::error_category {
   public:
     const char* name() const noexcept override { return "kvm.nested"; }
@@ -462,6 +300,39 @@ std::string_view description(Errc code) noexcept {
     return cause != nullptr ? cause->description : "no known cause";
 }
 
+std::string_view next_step(Errc code) noexcept {
+    const auto* cause = find(code);
+    return cause != nullptr ? cause->next_step : "";
+}
+
+Text<96> describe_detail(DetailKind kind, std::uint64_t detail) noexcept {
+    Text<96> text;
+    const auto offset = [&](VendorId vendor) {
+        const auto [part, field] = field_at(vendor, detail);
+        text << (field != nullptr ? field->name : "behind the state");
+        if (part != Part::header)
+            text << " of the " << name(part);
+        text << " (offset ";
+        text.decimal(static_cast<std::int64_t>(detail)) << ")";
+    };
+    switch (kind) {
+    case DetailKind::none:
+        if (detail != 0)
+            (text << "detail ").hexadecimal(detail);
+        break;
+    case DetailKind::vmx_offset:
+        offset(VendorId::vmx);
+        break;
+    case DetailKind::svm_offset:
+        offset(VendorId::svm);
+        break;
+    case DetailKind::bytes:
+        text.decimal(static_cast<std::int64_t>(detail)) << " bytes";
+        break;
+    }
+    return text;
+}
+
 std::string_view name(Operation operation) noexcept {
     const auto index = static_cast<std::size_t>(operation) - 1;
     return index < operations.size() ? operations[index] : "?";
@@ -480,13 +351,108 @@ Text<384> Error::message() const noexcept {
         text << " (" << errno_name(error_number) << ", errno ";
         text.decimal(error_number) << ")";
     }
-    write_detail(text, *this);
+    if (const auto about = describe_detail(detail_kind, detail); !about.view().empty())
+        text << "; " << about;
     if (operation == Operation::set_nested_state) {
         text << "; " << kvm::nested::description(effect);
     }
     if (const auto* cause = find(code); cause != nullptr && !cause->next_step.empty())
         text << ". Next: " << cause->next_step;
     return text;
+}
+
+std::string_view errno_name(int error_number) noexcept {
+    switch (error_number) {
+    case EPERM:
+        return "EPERM";
+    case ENOENT:
+        return "ENOENT";
+    case EINTR:
+        return "EINTR";
+    case EIO:
+        return "EIO";
+    case E2BIG:
+        return "E2BIG";
+    case EBADF:
+        return "EBADF";
+    case EAGAIN:
+        return "EAGAIN";
+    case ENOMEM:
+        return "ENOMEM";
+    case EACCES:
+        return "EACCES";
+    case EFAULT:
+        return "EFAULT";
+    case EBUSY:
+        return "EBUSY";
+    case EEXIST:
+        return "EEXIST";
+    case ENODEV:
+        return "ENODEV";
+    case ENOTDIR:
+        return "ENOTDIR";
+    case EISDIR:
+        return "EISDIR";
+    case EINVAL:
+        return "EINVAL";
+    case ENOTTY:
+        return "ENOTTY";
+    case ENOSPC:
+        return "ENOSPC";
+    case EROFS:
+        return "EROFS";
+    case EFBIG:
+        return "EFBIG";
+    case ENAMETOOLONG:
+        return "ENAMETOOLONG";
+    case ELOOP:
+        return "ELOOP";
+    case ENOSYS:
+        return "ENOSYS";
+    default:
+        return "errno";
+    }
+}
+
+Errc classify(DescriptorKind wanted, int error_number, DescriptorKind found) noexcept {
+    switch (error_number) {
+    case EBADF:
+        return Errc::bad_descriptor;
+    case EIO:
+        return Errc::other_process_or_dead_vm;
+    case EINTR:
+        return Errc::interrupted;
+    case EFAULT:
+        return Errc::bad_address;
+    case ENOMEM:
+        return Errc::out_of_memory;
+    case E2BIG:
+        return Errc::buffer_too_small;
+    case ENOTTY:
+    case EINVAL:
+        break;
+    default:
+        return Errc::unexpected;
+    }
+    // Linux answers an unknown request with ENOTTY on a VM or a foreign descriptor and with EINVAL on
+    // /dev/kvm.
+    if (found != wanted) {
+        switch (found) {
+        case DescriptorKind::system:
+            return Errc::system_fd_given;
+        case DescriptorKind::vm:
+            return Errc::vm_fd_given;
+        case DescriptorKind::vcpu:
+            return Errc::vcpu_fd_given;
+        case DescriptorKind::not_open:
+            return Errc::bad_descriptor;
+        case DescriptorKind::not_kvm:
+            return Errc::not_a_kvm_descriptor;
+        case DescriptorKind::unknown:
+            break;
+        }
+    }
+    return error_number == ENOTTY ? Errc::not_a_kvm_descriptor : Errc::refused;
 }
 
 Error classify(Operation operation, int raw_result, int error_number, const Context& context) noexcept {

@@ -12,6 +12,8 @@ module;
 #include <vector>
 module kvm.vcpu;
 
+#include "calls.hpp"
+
 namespace kvm::vcpu::detail {
 namespace {
 
@@ -29,48 +31,62 @@ struct MsrList {
     std::array<std::uint32_t, uapi::msr_limit> indices; // not initialised
 };
 
-/// An answer that no kernel gives.
-std::unexpected<Error> absurd(Operation operation, std::uint64_t answer) {
-    return std::unexpected{Error{.code = Errc::unexpected, .operation = operation, .detail = answer}};
-}
-
-/// What `wanted` is the name of in classify(): the kind of descriptor an operation is made on.
-Error failed(const VcpuCalls& calls, Operation wanted, Operation operation, int fd, IoctlResult result) {
-    auto error =
-        classify(wanted, result.value, result.error_number, {.descriptor = descriptor_kind(calls.ioctl, fd)});
-    error.operation = operation;
+/// What a failed ioctl means that belongs on a `wanted` descriptor.
+Error failed(const VcpuCalls& calls, DescriptorKind wanted, int fd, unsigned long request,
+             IoctlResult result) {
+    const auto cause = result.value >= 0
+                           ? nested::Errc::unexpected
+                           : classify(wanted, result.error_number, descriptor_kind(calls.ioctl, fd));
+    Error error{cause, calls.operation};
+    error.request = static_cast<std::uint32_t>(request);
+    error.raw_result = result.value;
+    error.error_number = result.value < 0 ? result.error_number : 0;
     return error;
 }
 
 } // namespace
 
-Error VcpuCalls::vcpu_failed(Operation operation, IoctlResult result) const {
-    return failed(*this, operation, operation, vcpu.number, result);
+Error VcpuCalls::vcpu_failed(unsigned long request, IoctlResult result) const {
+    return failed(*this, DescriptorKind::vcpu, vcpu.number, request, result);
 }
 
-Error VcpuCalls::vm_failed(Operation operation, IoctlResult result) const {
-    return failed(*this, Operation::prepare, operation, vm.number, result);
+Error VcpuCalls::vm_failed(unsigned long request, IoctlResult result) const {
+    return failed(*this, DescriptorKind::vm, vm.number, request, result);
 }
 
-Error VcpuCalls::system_failed(Operation operation, IoctlResult result) const {
-    return failed(*this, Operation::probe, operation, system.number, result);
+Error VcpuCalls::system_failed(unsigned long request, IoctlResult result) const {
+    return failed(*this, DescriptorKind::system, system.number, request, result);
 }
 
-std::expected<void, Error> VcpuCalls::call(Operation operation, unsigned long request, void* argument) const {
+std::unexpected<Error> VcpuCalls::fail(Cause cause, Detail detail) const {
+    return std::unexpected{Error{cause, operation, detail}};
+}
+
+std::unexpected<Error> VcpuCalls::absurd(unsigned long request, std::uint64_t answer) const {
+    Error error{nested::Errc::unexpected, operation, {Detail::Kind::answer, answer}};
+    error.request = static_cast<std::uint32_t>(request);
+    return std::unexpected{error};
+}
+
+Result VcpuCalls::call(unsigned long request, void* argument) const {
     if (const auto result = ioctl(vcpu.number, request, argument); result.value != 0)
-        return std::unexpected(vcpu_failed(operation, result));
+        return std::unexpected(vcpu_failed(request, result));
     return {};
+}
+
+Result VcpuCalls::set(unsigned long request, const void* argument) const {
+    return call(request, const_cast<void*>(argument));
 }
 
 std::expected<std::size_t, Error> VcpuCalls::xsave_size() const {
     const auto answer = ioctl.with_number(vm.number, uapi::request::check_extension, uapi::cap::xsave2);
     if (answer.value < 0)
-        return std::unexpected(vm_failed(Operation::xsave, answer));
+        return std::unexpected(vm_failed(uapi::request::check_extension, answer));
     const auto size = static_cast<std::size_t>(answer.value);
     if (size == 0) // a kernel without KVM_GET_XSAVE2
         return uapi::xsave_size;
     if (size < uapi::xsave_size || size > uapi::xsave_limit)
-        return absurd(Operation::xsave, size);
+        return absurd(uapi::request::check_extension, size);
     return size;
 }
 
@@ -79,9 +95,9 @@ std::expected<std::vector<std::uint32_t>, Error> VcpuCalls::msr_list(unsigned lo
     list.count = uapi::msr_limit;
     const auto got = ioctl(system.number, request, &list);
     if (list.count > list.indices.size()) // E2BIG, or nonsense
-        return absurd(Operation::msrs, list.count);
+        return absurd(request, list.count);
     if (got.value != 0)
-        return std::unexpected(system_failed(Operation::msrs, got));
+        return std::unexpected(system_failed(request, got));
     return std::vector(list.indices.begin(), list.indices.begin() + list.count);
 }
 
@@ -100,10 +116,10 @@ VcpuCalls::read_msrs(std::span<const std::uint32_t> indices) const {
             block.entries[i] = {.index = indices[i], .reserved = 0, .value = 0};
         const auto got = ioctl(vcpu.number, uapi::request::get_msrs, &block);
         if (got.value < 0)
-            return std::unexpected(vcpu_failed(Operation::msrs, got));
+            return std::unexpected(vcpu_failed(uapi::request::get_msrs, got));
         const auto read = static_cast<std::size_t>(got.value);
         if (read > count)
-            return absurd(Operation::msrs, read);
+            return absurd(uapi::request::get_msrs, read);
         for (std::size_t i = 0; i < read; ++i)
             result.push_back({.index = indices[i], .reserved = 0, .value = block.entries[i].value});
         indices = indices.subspan(std::min(read + 1, count)); // without the one it stopped at
@@ -121,10 +137,10 @@ std::expected<std::vector<std::size_t>, Error> VcpuCalls::write_msrs(std::span<c
         std::ranges::copy(msrs.subspan(done, count), block.entries.begin());
         const auto set = ioctl(vcpu.number, uapi::request::set_msrs, &block);
         if (set.value < 0)
-            return std::unexpected(vcpu_failed(Operation::msrs, set));
+            return std::unexpected(vcpu_failed(uapi::request::set_msrs, set));
         const auto written = static_cast<std::size_t>(set.value);
         if (written > count)
-            return absurd(Operation::msrs, written);
+            return absurd(uapi::request::set_msrs, written);
         done += written;
         if (written < count)
             refused.push_back(done++);
@@ -132,18 +148,16 @@ std::expected<std::vector<std::size_t>, Error> VcpuCalls::write_msrs(std::span<c
     return refused;
 }
 
-std::expected<void, Error> VcpuCalls::complete_io() const {
+Result VcpuCalls::complete_io() const {
     const auto before = immediate_exit();
     immediate_exit(1);
     const auto run = ioctl(vcpu.number, uapi::request::run);
     immediate_exit(before);
     if (run.value >= 0)
-        return std::unexpected(Error{.code = Errc::exit_pending,
-                                     .operation = Operation::complete_io,
-                                     .detail = run_word(uapi::run_page::exit_reason)});
+        return fail(Errc::exit_pending, {Detail::Kind::exit_reason, run_word(uapi::run_page::exit_reason)});
     if (run.error_number == EINTR || run.error_number == EAGAIN) // EAGAIN: waits for its SIPI
         return {};
-    return std::unexpected(vcpu_failed(Operation::complete_io, run));
+    return std::unexpected(vcpu_failed(uapi::request::run, run));
 }
 
 std::uint8_t VcpuCalls::immediate_exit() const noexcept {

@@ -18,11 +18,10 @@ module kvm.vcpu;
 namespace kvm::vcpu {
 namespace {
 
+using namespace detail;
+
 static_assert(std::endian::native == std::endian::little,
               "the kernel's layouts go into the file as they are");
-
-using Bytes = std::span<const std::byte>;
-using Result = std::expected<void, Error>;
 
 constexpr std::array<std::uint8_t, 8> magic{0x8f, 'K', 'V', 'C', 'P', 'U', '\r', '\n'};
 
@@ -67,8 +66,6 @@ constexpr std::uint32_t requires_synic = 8;
 constexpr std::uint32_t requires_synic2 = 16;
 constexpr std::uint32_t known_requirements = 31;
 
-constexpr auto last_type = static_cast<std::uint32_t>(SectionType::nested_state);
-
 /// Bytes that a payload takes in the file.
 constexpr std::uint64_t padded(std::uint64_t bytes) {
     return (bytes + alignment - 1) / alignment * alignment;
@@ -90,14 +87,12 @@ Bytes bytes_of(const T& value) {
     return std::as_bytes(std::span{&value, 1});
 }
 
-template <class T>
-Bytes bytes_of(const std::vector<T>& values) {
-    static_assert(std::has_unique_object_representations_v<T>);
-    return std::as_bytes(std::span{values});
+std::unexpected<Error> refuse(Cause cause, Detail detail) {
+    return std::unexpected{Error{cause, Operation::file, detail}};
 }
 
-std::unexpected<Error> refuse(Errc code, std::uint64_t detail) {
-    return std::unexpected{Error{.code = code, .operation = Operation::file, .detail = detail}};
+std::unexpected<Error> refuse_at(Cause cause, std::uint64_t offset) {
+    return refuse(cause, file_offset(offset));
 }
 
 // --- writing
@@ -110,23 +105,10 @@ struct Piece {
 
 std::vector<Piece> pieces_of(const VcpuState& state, std::span<const Section> callers) {
     std::vector<Piece> pieces;
-    const auto add = [&](SectionType type, Bytes payload) {
-        pieces.push_back({static_cast<std::uint32_t>(type), mandatory, payload});
-    };
-    add(SectionType::cpuid, bytes_of(state.cpuid));
-    add(SectionType::feature_msrs, bytes_of(state.feature_msrs));
-    add(SectionType::msrs, bytes_of(state.msrs));
-    add(SectionType::tsc_khz, bytes_of(state.tsc_khz));
-    add(SectionType::sregs2, bytes_of(state.sregs));
-    add(SectionType::regs, bytes_of(state.regs));
-    add(SectionType::xsave, state.xsave);
-    add(SectionType::xcrs, bytes_of(state.xcrs));
-    add(SectionType::debugregs, bytes_of(state.debugregs));
-    add(SectionType::vcpu_events, bytes_of(state.events));
-    add(SectionType::mp_state, bytes_of(state.mp_state));
-    if (state.lapic)
-        add(SectionType::lapic, state.lapic->registers);
-    add(SectionType::nested_state, state.nested.bytes());
+    for (const auto& row : rows)
+        if (row.is_group() && row.group.present(state))
+            pieces.push_back({row.group.section, mandatory, row.group.bytes(state)});
+    std::ranges::sort(pieces, {}, &Piece::type);
     for (const auto& section : callers)
         pieces.push_back({section.type, 0, section.bytes});
     return pieces;
@@ -197,27 +179,27 @@ T read_as(Bytes bytes) {
 std::expected<FileHeader, Error> parse_header(Bytes bytes) {
     const auto prefix = std::min(bytes.size(), magic.size());
     if (!std::ranges::equal(bytes.first(prefix), std::as_bytes(std::span{magic}).first(prefix)))
-        return refuse(Errc::not_our_file, 0);
+        return refuse_at(Errc::not_our_file, 0);
     if (bytes.size() < sizeof(FileHeader))
-        return refuse(Errc::too_short, bytes.size());
+        return refuse_at(nested::Errc::too_short, bytes.size());
     const auto header = read_as<FileHeader>(bytes);
     if (header.version != file_version) // before the checksum, which may be elsewhere then
-        return refuse(Errc::unknown_file_version, offsetof(FileHeader, version));
+        return refuse_at(Errc::unknown_file_version, offsetof(FileHeader, version));
     if (header.checksum != checksum_of(header))
-        return refuse(Errc::damaged_file, offsetof(FileHeader, checksum));
+        return refuse_at(Errc::damaged_file, offsetof(FileHeader, checksum));
     if (header.header_bytes != sizeof(FileHeader))
-        return refuse(Errc::malformed_section, offsetof(FileHeader, header_bytes));
+        return refuse_at(Errc::malformed_section, offsetof(FileHeader, header_bytes));
     if (header.vendor > 1)
-        return refuse(Errc::malformed_section, offsetof(FileHeader, vendor));
+        return refuse_at(Errc::malformed_section, offsetof(FileHeader, vendor));
     if ((header.requirements & ~known_requirements) != 0
         || (header.requirements & requires_synic & (header.requirements >> 1)) != 0)
-        return refuse(Errc::malformed_section, offsetof(FileHeader, requirements));
+        return refuse_at(Errc::malformed_section, offsetof(FileHeader, requirements));
     if (header.reserved != decltype(header.reserved){})
-        return refuse(Errc::malformed_section, offsetof(FileHeader, reserved));
+        return refuse_at(Errc::malformed_section, offsetof(FileHeader, reserved));
     if (header.file_bytes > bytes.size())
-        return refuse(Errc::too_short, bytes.size());
+        return refuse_at(nested::Errc::too_short, bytes.size());
     if (header.file_bytes < bytes.size())
-        return refuse(Errc::too_long, header.file_bytes);
+        return refuse_at(nested::Errc::too_long, header.file_bytes);
     return header;
 }
 
@@ -234,23 +216,23 @@ struct Found {
 std::expected<Found, Error> section_at(Bytes file, std::size_t offset) {
     const auto rest = file.subspan(offset);
     if (rest.size() < sizeof(SectionHeader))
-        return refuse(Errc::malformed_section, offset);
+        return refuse_at(Errc::malformed_section, offset);
     const auto header = read_as<SectionHeader>(rest);
     if (header.checksum != checksum_of(header))
-        return refuse(Errc::damaged_file, offset + offsetof(SectionHeader, checksum));
+        return refuse_at(Errc::damaged_file, offset + offsetof(SectionHeader, checksum));
     if ((header.flags & ~mandatory) != 0)
-        return refuse(Errc::malformed_section, offset + offsetof(SectionHeader, flags));
+        return refuse_at(Errc::malformed_section, offset + offsetof(SectionHeader, flags));
     const auto body = rest.subspan(sizeof header);
     if (header.payload_bytes > body.size() || padded(header.payload_bytes) > body.size())
-        return refuse(Errc::malformed_section, offset + offsetof(SectionHeader, payload_bytes));
+        return refuse_at(Errc::malformed_section, offset + offsetof(SectionHeader, payload_bytes));
     const auto size = static_cast<std::size_t>(header.payload_bytes);
     const auto end = static_cast<std::size_t>(padded(size));
     if (crc(body.first(size)) != header.payload_checksum)
-        return refuse(Errc::damaged_file, offset + offsetof(SectionHeader, payload_checksum));
+        return refuse_at(Errc::damaged_file, offset + offsetof(SectionHeader, payload_checksum));
     const auto payload_offset = offset + sizeof header;
     for (auto i = size; i < end; ++i)
         if (body[i] != std::byte{0})
-            return refuse(Errc::damaged_file, payload_offset + i);
+            return refuse_at(Errc::damaged_file, payload_offset + i);
     return Found{.type = header.type,
                  .flags = header.flags,
                  .payload = body.first(size),
@@ -259,91 +241,34 @@ std::expected<Found, Error> section_at(Bytes file, std::size_t offset) {
                  .end = payload_offset + end};
 }
 
-/// One of ours into its place. What is taken is never more than there are bytes.
-template <class T>
-bool take(Bytes payload, T& into) {
-    if (payload.size() != sizeof into)
-        return false;
-    into = read_as<T>(payload);
-    return true;
+/// Which section a group was in, by its row; 0: none.
+using Offsets = std::array<std::size_t, rows.size()>;
+
+std::size_t& offset_of(Offsets& offsets, Step step) {
+    return offsets[static_cast<std::size_t>(step)];
 }
 
-template <class T>
-bool take(Bytes payload, std::vector<T>& into, std::size_t limit) {
-    if (payload.size() % sizeof(T) != 0 || payload.size() / sizeof(T) > limit)
-        return false;
-    into.resize(payload.size() / sizeof(T));
-    if (!payload.empty())
-        std::memcpy(into.data(), payload.data(), payload.size());
-    return true;
-}
-
-Result take_nested(const Found& section, NestedStateBuffer& into) {
-    const auto parsed = NestedStateBuffer::parse(section.payload);
+Result take(const Found& section, const Group& group, VcpuState& state) {
+    const auto parsed = group.parse(section.payload, state);
     if (!parsed) {
         auto error = parsed.error();
-        error.detail += section.payload_offset;
+        // The lower floor counts from the state's first byte.
+        error.detail =
+            file_offset(error.cause.lower() ? section.payload_offset + error.detail.value : section.offset);
+        error.operation = Operation::file;
         return std::unexpected(error);
     }
-    into = *parsed;
+    if (!well_formed(group, state))
+        return refuse_at(Errc::malformed_section, section.offset);
     return {};
 }
 
-Result take_section(const Found& section, VcpuState& state) {
-    const auto payload = section.payload;
-    const auto taken = [&] {
-        switch (static_cast<SectionType>(section.type)) {
-        case SectionType::cpuid:
-            return take(payload, state.cpuid, uapi::cpuid_limit);
-        case SectionType::feature_msrs:
-            return take(payload, state.feature_msrs, uapi::msr_limit);
-        case SectionType::msrs:
-            return take(payload, state.msrs, uapi::msr_limit);
-        case SectionType::tsc_khz:
-            return take(payload, state.tsc_khz);
-        case SectionType::sregs2:
-            return take(payload, state.sregs);
-        case SectionType::regs:
-            return take(payload, state.regs);
-        case SectionType::xsave:
-            return take(payload, state.xsave, uapi::xsave_limit);
-        case SectionType::xcrs:
-            return take(payload, state.xcrs);
-        case SectionType::debugregs:
-            return take(payload, state.debugregs);
-        case SectionType::vcpu_events:
-            return take(payload, state.events);
-        case SectionType::mp_state:
-            return take(payload, state.mp_state);
-        case SectionType::lapic:
-            return take(payload, state.lapic.emplace());
-        case SectionType::nested_state:
-            break;
-        }
-        return true;
-    }();
-    if (!taken)
-        return refuse(Errc::malformed_section, section.offset);
-    if (section.type == static_cast<std::uint32_t>(SectionType::nested_state))
-        return take_nested(section, state.nested);
-    return {};
-}
-
-constexpr bool is_ours(std::uint32_t type) {
-    return type >= 1 && type <= last_type;
-}
-
-/// Where each section of ours was, for the errors that come after all have been read.
-using Offsets = std::array<std::optional<std::size_t>, last_type + 1>;
-
-Result check_whole(const VcpuState& state, const Offsets& offsets) {
-    for (std::uint32_t type = 1; type <= last_type; ++type)
-        if (!offsets[type] && type != static_cast<std::uint32_t>(SectionType::lapic))
-            return refuse(Errc::missing_section, type);
-    if (const auto group = malformed_group(state))
-        return refuse(Errc::malformed_section, *offsets[static_cast<std::uint32_t>(*group)]);
+Result check_whole(const VcpuState& state, Offsets& offsets) {
+    for (const auto& row : rows)
+        if (row.is_group() && !row.group.optional && offset_of(offsets, row.step) == 0)
+            return refuse(Errc::missing_section, group(row.step));
     if (state.nested.vendor() != state.vendor)
-        return refuse(Errc::wrong_vendor, *offsets[last_type]);
+        return refuse_at(nested::Errc::wrong_vendor, offset_of(offsets, Step::nested_state));
     return {};
 }
 
@@ -351,14 +276,14 @@ Result check_whole(const VcpuState& state, const Offsets& offsets) {
 
 std::expected<void, Error> encode(const VcpuState& state, ByteSink sink, std::span<const Section> callers) {
     if (state.nested.is_empty())
-        return refuse(Errc::no_state, 0);
+        return refuse(nested::Errc::no_state, {});
     if (state.nested.vendor() != state.vendor)
-        return refuse(Errc::wrong_vendor, 0);
-    if (const auto group = malformed_group(state))
-        return refuse(Errc::malformed_section, static_cast<std::uint32_t>(*group));
+        return refuse(nested::Errc::wrong_vendor, {});
+    if (const auto malformed = malformed_group(state))
+        return refuse(Errc::malformed_section, group(*malformed));
     for (const auto& section : callers)
         if ((section.type & callers_section) == 0)
-            return refuse(Errc::malformed_section, section.type);
+            return refuse(Errc::malformed_section, {Detail::Kind::section, section.type});
 
     const auto pieces = pieces_of(state, callers);
     const auto header = header_of(state, pieces);
@@ -389,18 +314,19 @@ std::expected<ParsedFile, Error> parse_vcpu(std::span<const std::byte> bytes) {
         offset = section->end;
         if ((section->type & callers_section) != 0) {
             file.sections.push_back({.type = section->type, .bytes = section->payload});
-        } else if (is_ours(section->type)) {
-            if (offsets[section->type])
-                return refuse(Errc::repeated_section, section->offset);
-            offsets[section->type] = section->offset;
-            if (const auto taken = take_section(*section, file.state); !taken)
+        } else if (const auto* row = find_section(section->type)) {
+            auto& seen = offset_of(offsets, row->step);
+            if (seen != 0)
+                return refuse_at(Errc::repeated_section, section->offset);
+            seen = section->offset;
+            if (const auto taken = take(*section, row->group, file.state); !taken)
                 return std::unexpected(taken.error());
         } else if ((section->flags & mandatory) != 0) {
-            return refuse(Errc::unknown_mandatory_section, section->offset);
+            return refuse_at(Errc::unknown_mandatory_section, section->offset);
         }
     }
     if (offset != bytes.size())
-        return refuse(Errc::malformed_section, offset);
+        return refuse_at(Errc::malformed_section, offset);
     if (const auto whole = check_whole(file.state, offsets); !whole)
         return std::unexpected(whole.error());
     return file;

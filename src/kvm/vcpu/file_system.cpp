@@ -26,9 +26,11 @@ namespace {
 
 using Result = std::expected<void, Error>;
 
-std::unexpected<Error> failed(int error_number, Errc code = Errc::file_system) {
-    return std::unexpected{
-        Error{.code = code, .operation = Operation::file, .raw_result = -1, .error_number = error_number}};
+std::unexpected<Error> failed(int error_number, Errc cause = Errc::file_system) {
+    Error error{cause, Operation::file};
+    error.raw_result = -1;
+    error.error_number = error_number;
+    return std::unexpected{error};
 }
 
 /// A descriptor that closes itself.

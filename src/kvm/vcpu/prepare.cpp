@@ -5,7 +5,11 @@ module;
 #include <cstddef>
 #include <cstdint>
 #include <expected>
+#include <span>
+#include <vector>
 module kvm.vcpu;
+
+#include "calls.hpp"
 
 namespace kvm::vcpu {
 namespace {
@@ -30,16 +34,12 @@ std::array<std::uint32_t, 2> wanted_of_vcpus(const Requirements& requirements) n
             synic_capability(requirements.hyperv_synic)};
 }
 
-std::unexpected<Error> not_offered(std::uint32_t capability) {
-    return std::unexpected{
-        Error{.code = Errc::requirement_not_offered, .operation = Operation::prepare, .detail = capability}};
-}
-
 } // namespace
 
-std::expected<void, Error> compatible(const Requirements& here, const Requirements& there) noexcept {
-    const auto mismatch = [](Errc code, std::uint32_t capability) {
-        return std::unexpected{Error{.code = code, .operation = Operation::prepare, .detail = capability}};
+std::expected<void, Error> compatible(Operation operation, const Requirements& here,
+                                      const Requirements& there) noexcept {
+    const auto mismatch = [&](Errc cause, std::uint32_t number) {
+        return std::unexpected{Error{cause, operation, capability(number)}};
     };
     if (there.exception_payload && !here.exception_payload)
         return mismatch(Errc::not_prepared, uapi::cap::exception_payload);
@@ -63,40 +63,43 @@ std::expected<void, Error> compatible(const Requirements& here, const Requiremen
 
 std::expected<Prepared, Error> prepare(SystemFd system, VmFd vm, const Requirements& requirements,
                                        IoctlRef ioctl) {
-    const detail::VcpuCalls calls{system, vm, VcpuFd{-1}, nullptr, ioctl};
+    const detail::VcpuCalls calls{Operation::prepare, system, vm, VcpuFd{-1}, nullptr, ioctl};
+    const auto not_offered = [&](std::uint32_t number) {
+        return calls.fail(Errc::requirement_not_offered, capability(number));
+    };
     const auto wanted = wanted_of(requirements);
 
     // All are asked for before any is switched on: a failure leaves the VM as it was.
-    for (const auto& [capability, argument] : wanted) {
+    for (const auto& [number, argument] : wanted) {
         if (argument == 0)
             continue;
-        const auto offered = ioctl.with_number(vm.number, uapi::request::check_extension, capability);
+        const auto offered = ioctl.with_number(vm.number, uapi::request::check_extension, number);
         if (offered.value < 0)
-            return std::unexpected(calls.vm_failed(Operation::prepare, offered));
+            return std::unexpected(calls.vm_failed(uapi::request::check_extension, offered));
         // The answer is a bit mask where the argument is one, else whether there is the capability.
         const auto known = static_cast<std::uint64_t>(offered.value);
-        if (capability == uapi::cap::apic_bus_cycles_ns ? known == 0 : (argument & ~known) != 0)
-            return not_offered(capability);
+        if (number == uapi::cap::apic_bus_cycles_ns ? known == 0 : (argument & ~known) != 0)
+            return not_offered(number);
     }
-    for (const auto capability : wanted_of_vcpus(requirements)) { // the VM has nothing to say about them
-        if (capability == 0)
+    for (const auto number : wanted_of_vcpus(requirements)) { // the VM has nothing to say about them
+        if (number == 0)
             continue;
-        const auto offered = ioctl.with_number(system.number, uapi::request::check_extension, capability);
+        const auto offered = ioctl.with_number(system.number, uapi::request::check_extension, number);
         if (offered.value < 0)
-            return std::unexpected(calls.system_failed(Operation::prepare, offered));
+            return std::unexpected(calls.system_failed(uapi::request::check_extension, offered));
         if (offered.value == 0)
-            return not_offered(capability);
+            return not_offered(number);
     }
 
-    for (const auto& [capability, argument] : wanted) {
+    for (const auto& [number, argument] : wanted) {
         if (argument == 0)
             continue;
         uapi::EnableCap enable{};
-        enable.capability = capability;
+        enable.capability = number;
         enable.arguments[0] = argument;
         if (const auto set = ioctl(vm.number, uapi::request::enable_cap, &enable); set.value != 0) {
-            auto error = calls.vm_failed(Operation::prepare, set);
-            error.detail = capability;
+            auto error = calls.vm_failed(uapi::request::enable_cap, set);
+            error.detail = capability(number);
             return std::unexpected(error);
         }
     }

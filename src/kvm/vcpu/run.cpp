@@ -1,10 +1,16 @@
 // SPDX-License-Identifier: MIT
 module;
+#include <array>
 #include <cerrno>
+#include <cstddef>
 #include <cstdint>
 #include <expected>
+#include <span>
 #include <string_view>
+#include <vector>
 module kvm.vcpu;
+
+#include "calls.hpp"
 
 namespace kvm::vcpu {
 namespace {
@@ -48,23 +54,28 @@ std::string_view name(FirstRun verdict) noexcept {
     return "?";
 }
 
+detail::VcpuCalls WholeVcpu::calls(Operation operation) const noexcept {
+    return {operation, system_, vm_, vcpu_, run_page_, ioctl_};
+}
+
 std::expected<FirstRun, Error> WholeVcpu::first_run() const {
+    const auto calls = this->calls(Operation::first_run);
     uapi::MpState before{};
-    if (const auto got = calls_.call(Operation::mp_state, uapi::request::get_mp_state, &before); !got)
+    if (const auto got = calls.call(uapi::request::get_mp_state, &before); !got)
         return std::unexpected(got.error());
 
     // So that the exit reason of an earlier run cannot be mistaken for one of this run.
-    calls_.run_word(uapi::run_page::exit_reason, uapi::exit_reason::unknown);
-    const auto run = calls_.ioctl(calls_.vcpu.number, uapi::request::run);
+    calls.run_word(uapi::run_page::exit_reason, uapi::exit_reason::unknown);
+    const auto run = calls.ioctl(calls.vcpu.number, uapi::request::run);
     if (run.value == 0)
-        return verdict(calls_);
+        return verdict(calls);
     if (run.value > 0 || (run.error_number != EINTR && run.error_number != EAGAIN))
-        return std::unexpected(calls_.vcpu_failed(Operation::run, run));
+        return std::unexpected(calls.vcpu_failed(uapi::request::run, run));
 
     // KVM looks at signals after it has mapped the pages of a vCPU that can run, and says KVM_EXIT_INTR then.
     // A halted vCPU waits first, and immediate_exit comes before everything.
-    const bool mapped = run.error_number == EINTR && before.state == 0 && calls_.immediate_exit() == 0
-                        && calls_.run_word(uapi::run_page::exit_reason) == uapi::exit_reason::intr;
+    const bool mapped = run.error_number == EINTR && before.state == 0 && calls.immediate_exit() == 0
+                        && calls.run_word(uapi::run_page::exit_reason) == uapi::exit_reason::intr;
     return mapped ? FirstRun::ran : FirstRun::not_yet;
 }
 

@@ -40,7 +40,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-import kvm.vcpu;
+#include "../support/leave_out.hpp"
 
 namespace {
 
@@ -92,6 +92,14 @@ T must(std::expected<T, kvm::nested::Error> result) {
         return *std::move(result);
 }
 
+template <class T>
+T must(std::expected<T, kvm::vcpu::Error> result) {
+    if (!result)
+        give_up(std::string{result.error().message().view()});
+    if constexpr (!std::is_void_v<T>)
+        return *std::move(result);
+}
+
 template <class... Arguments>
 void say(std::format_string<Arguments...> text, Arguments&&... arguments) {
     std::println("{}", std::format(text, std::forward<Arguments>(arguments)...));
@@ -115,14 +123,15 @@ struct Vm {
     LinuxVm linux;
     kvm::vcpu::Prepared prepared;
 
-    [[nodiscard]] kvm::vcpu::WholeVcpu whole() const {
+    [[nodiscard]] kvm::vcpu::WholeVcpu whole(kvm::nested::IoctlRef ioctl = kvm::nested::system_call) const {
         const kvm::nested::SystemFd system{linux.system_fd()};
         return {must(kvm::nested::Host<kvm::nested::Any>::probe(system)),
                 prepared,
                 system,
                 kvm::nested::VmFd{linux.vm_fd()},
                 kvm::nested::VcpuFd{linux.vcpu_fd()},
-                &linux.run_page()};
+                &linux.run_page(),
+                ioctl};
     }
 };
 
@@ -151,9 +160,9 @@ Saved save(const Vm& vm) {
     return {std::move(vcpu), must(vm.linux.devices())};
 }
 
-void restore(Vm& vm, const Saved& saved, kvm::vcpu::StepSet left_out = {}) {
-    const auto whole = vm.whole();
-    const auto report = must(whole.restore_without(left_out, saved.vcpu));
+void restore(Vm& vm, const Saved& saved, lab::StepSet left_out = {}) {
+    lab::LeavingOut seam{left_out, saved.vcpu};
+    const auto report = must(vm.whole(seam).restore(saved.vcpu));
     for (const auto& msr : report.refused_msrs)
         if (!msr.harmless())
             give_up(std::format("KVM does not take MSR {:#x} = {:#x} back", msr.index, msr.wanted));
@@ -161,7 +170,7 @@ void restore(Vm& vm, const Saved& saved, kvm::vcpu::StepSet left_out = {}) {
         give_up("KVM does not take the derived MSRs or the TSC's frequency back");
     must(vm.linux.set_devices(saved.devices));
     if (!left_out.contains(kvm::vcpu::Step::nested_state))
-        must(whole.nested().verify_nested_state(saved.vcpu.nested));
+        must(vm.whole().nested().verify_nested_state(saved.vcpu.nested));
 }
 
 /// The first run after a restore, with the library's verdict on it.
@@ -263,7 +272,7 @@ void write_to(const char* path, const Saved& saved, const Vm& vm) {
 }
 
 /// A machine that has nothing of the one in the file but what is in the file.
-Vm vm_from(const char* path, kvm::vcpu::StepSet left_out) {
+Vm vm_from(const char* path, lab::StepSet left_out) {
     const auto file = must(kvm::vcpu::read_file(path));
     const auto parsed = must(kvm::vcpu::parse_vcpu(file));
     Saved saved{parsed.state, {}};
@@ -433,8 +442,8 @@ class Wanderer {
 
 /// The other half of the file tests. Writes what the guest reports to the file REPORTS.
 int continue_from(const char* path, const char* reports, bool without_nested_state) {
-    auto vm = vm_from(path, without_nested_state ? kvm::vcpu::StepSet{kvm::vcpu::Step::nested_state}
-                                                 : kvm::vcpu::StepSet{});
+    auto vm =
+        vm_from(path, without_nested_state ? lab::StepSet{kvm::vcpu::Step::nested_state} : lab::StepSet{});
     const auto story = run_undisturbed(
         vm, without_nested_state ? patience_with_the_lost : std::chrono::seconds{patience}, true);
     std::ofstream{reports, std::ios::binary}.write(

@@ -8,8 +8,8 @@
 namespace {
 
 using kvm::vcpu::Step;
-using kvm::vcpu::StepSet;
 using lab::must;
+using lab::StepSet;
 using lab::Vm;
 
 constexpr std::uint32_t saved_round = 3;
@@ -19,15 +19,11 @@ constexpr std::uint32_t saved_round = 3;
 constexpr const char* nothing = ""; // everything went right
 constexpr auto patience = std::chrono::seconds{1};
 
-std::string refusal(const kvm::nested::Error& error) {
-    return std::format("{} is {}", kvm::nested::name(error.operation), kvm::nested::name(error.code));
-}
-
 /// Restores without some steps, runs the guest to its end, and tells in words what was wrong; "" if nothing.
 std::string restored_without(StepSet left_out, const Vm& vm, const kvm::vcpu::VcpuState& state,
                              std::uint32_t next, unsigned vcpu = 0) {
-    if (const auto report = vm.whole(vcpu).restore_without(left_out, state); !report)
-        return refusal(report.error());
+    if (const auto report = lab::restore_without(left_out, vm, state, vcpu); !report)
+        return lab::refusal(report.error());
     return lab::what_is_wrong(lab::follow(vm.machine, vcpu, patience), next, lab::migrate_rounds);
 }
 
@@ -50,7 +46,7 @@ std::string into_unprepared_vm(StepSet left_out, std::uint64_t flags) {
     lab::put_memory(vm, saved.memory);
     // That is what the step is there to find, before anything is touched.
     const auto result = restored_without(left_out, vm, saved.state, saved_round + 1);
-    return result == "VCPU_EVENTS is not_prepared" ? nothing : result;
+    return result == "capabilities is not_prepared" ? nothing : result;
 }
 
 /// Back to the instruction at which the vCPU has an exit pending: a vCPU that was interrupted just before its
@@ -99,8 +95,8 @@ std::string from_l1_onto_l2(StepSet left_out, std::uint64_t flags) {
     const auto vm = lab::started(lab::phases_guest(), {.flags = flags});
     lab::run_to(vm.machine, guests::Phase::l2);
     std::ranges::copy(source.machine.memory().first(lab::used_memory), vm.machine.memory().begin());
-    if (const auto report = vm.whole().restore_without(left_out, saved.state); !report)
-        return refusal(report.error());
+    if (const auto report = lab::restore_without(left_out, vm, saved.state); !report)
+        return lab::refusal(report.error());
     return lab::what_is_wrong(lab::follow(vm.machine, 0, patience), reported + 1,
                               static_cast<std::uint32_t>(rounds));
 }
@@ -136,8 +132,8 @@ std::string faster_tsc(StepSet left_out, std::uint64_t flags) {
 
     const auto vm = lab::bare_vm();
     lab::put_memory(vm, saved.memory);
-    if (const auto report = vm.whole().restore_without(left_out, saved.state); !report)
-        return refusal(report.error());
+    if (const auto report = lab::restore_without(left_out, vm, saved.state); !report)
+        return lab::refusal(report.error());
     if (::ioctl(vm.machine.vcpu_fd(), KVM_GET_TSC_KHZ, 0) != 2 * khz)
         return "the TSC has another frequency";
     return lab::what_is_wrong(lab::follow(vm.machine), 2, lab::migrate_rounds);
@@ -168,18 +164,18 @@ constexpr Row row(Step step, Scenario* scenario, Seen seen) {
 // MSRs, without which L2 cannot be entered at all; on VMX only what SREGS2 and the MSRs themselves carry is
 // missed.
 constexpr std::array rows = std::to_array<Row>({
-    row(Step::capabilities, into_unprepared_vm, {"VCPU_EVENTS is refused"}),
+    row(Step::capabilities, into_unprepared_vm, {"events is refused"}),
     {Step::pending_io, back_to_the_pending_out, {"L2 reports 4 instead of 3"}, {"l2_steps"}},
     {Step::clear_nested_state, from_l1_onto_l2, {"l1_rflags l1_tables"}, {"shutdown (triple fault)"}},
     row(Step::memory, into_new_vm, {"shutdown (triple fault)"}),
-    row(Step::cpuid, into_new_vm, {"SREGS2 is refused", "XCRS is refused"}),
+    row(Step::cpuid, into_new_vm, {"sregs is refused", "xcrs is refused"}),
     {Step::vcpu_capabilities,
      into_new_vm,
      {nothing},
      {nothing},
      "it has no enlightened VMCS: see vmx/evmcs.test.cpp"},
     row(Step::feature_msrs, into_new_vm, {"l2_patch_level"}),
-    {Step::sregs, into_new_vm, {"KVM_SET_NESTED_STATE is refused"}, {"l2_cr2"}},
+    {Step::sregs, into_new_vm, {"nested_state is refused"}, {"l2_cr2"}},
     row(Step::lapic, second_vcpu_with_apic, {"l2_apic"}),
     row(Step::tsc, faster_tsc, {"the TSC has another frequency"}),
     {Step::msrs,

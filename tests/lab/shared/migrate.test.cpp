@@ -196,7 +196,7 @@ TEST_CASE("without the nested state L2 runs on as if it were L1, and the guest f
         const auto saved = lab::save(lab::migrate_guest_at(3, flags));
         const auto vm = lab::bare_vm();
         lab::put_memory(vm, saved.memory);
-        must(vm.whole().restore_without(kvm::vcpu::Step::nested_state, saved.state));
+        must(lab::restore_without(kvm::vcpu::Step::nested_state, vm, saved.state));
         const auto story = lab::follow(vm.machine);
         CHECK(lab::what_is_wrong(story, 4, lab::migrate_rounds)
               == "L2's intercepted OUT comes to user space");

@@ -42,7 +42,7 @@ Vm started(std::uint64_t flags) {
 
 lab::Bytes encoded(const kvm::vcpu::VcpuState& state, std::span<const kvm::vcpu::Section> sections) {
     lab::Bytes file;
-    const auto append = [&](std::span<const std::byte> bytes) -> std::expected<void, kvm::nested::Error> {
+    const auto append = [&](std::span<const std::byte> bytes) -> std::expected<void, kvm::vcpu::Error> {
         file.insert(file.end(), bytes.begin(), bytes.end());
         return {};
     };
@@ -146,7 +146,7 @@ TEST_CASE("of two vCPUs only the one whose nested state was forgotten fails") {
         const auto vm = lab::bare_vm(two_vcpus);
         lab::put_memory(vm, together.memory);
         must(vm.whole(0).restore(together.states[0]));
-        must(vm.whole(1).restore_without(kvm::vcpu::Step::nested_state, together.states[1]));
+        must(lab::restore_without(kvm::vcpu::Step::nested_state, vm, together.states[1], 1));
         CHECK(what_is_wrong(vm, 0, 2) == "");
         CHECK(what_is_wrong(vm, 1, 3) == "L2's intercepted OUT comes to user space");
     }

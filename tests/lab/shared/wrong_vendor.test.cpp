@@ -53,11 +53,11 @@ TEST_CASE("a state of the other vendor is refused by the library before anything
     saved.state.nested = foreign;
     const auto mixed = vm.whole().restore(saved.state); // a vCPU of this host, with that state
     REQUIRE_FALSE(mixed);
-    CHECK(mixed.error().code == kvm::nested::Errc::wrong_vendor);
+    CHECK(mixed.error().cause == kvm::nested::Errc::wrong_vendor);
     saved.state.vendor = other(lab::host().vendor());
     const auto restored = vm.whole().restore(saved.state); // a vCPU of the other vendor's host
     REQUIRE_FALSE(restored);
-    CHECK(restored.error().code == kvm::nested::Errc::wrong_vendor);
+    CHECK(restored.error().cause == kvm::nested::Errc::wrong_vendor);
 
     lab::check_goes_on(vm, 4); // L2 has not noticed
 }
@@ -70,7 +70,7 @@ TEST_CASE("a file of the other vendor's vCPU is read, and refused by the vCPU it
     const lab::Saved foreign{lab::to_file(saved.state, vm.machine.memory())};
     const auto restored = vm.whole().restore(foreign.state);
     REQUIRE_FALSE(restored);
-    CHECK(restored.error().code == kvm::nested::Errc::wrong_vendor);
+    CHECK(restored.error().cause == kvm::nested::Errc::wrong_vendor);
     CHECK(restored.error().effect == kvm::nested::Effect::unchanged);
     lab::check_goes_on(vm, 4);
 }

@@ -10,12 +10,21 @@
 #include <initializer_list>
 
 #include "lab.hpp"
+#include "leave_out.hpp"
 
 import kvm.vcpu;
 
 namespace lab {
 
 using namespace std::chrono_literals;
+
+template <class T>
+T must(std::expected<T, kvm::vcpu::Error> result) {
+    if (!result)
+        give_up(std::string{result.error().message().view()});
+    if constexpr (!std::is_void_v<T>)
+        return *std::move(result);
+}
 
 // --- virtual machines
 
@@ -24,13 +33,15 @@ struct Vm {
     machine::Machine machine;
     kvm::vcpu::Prepared prepared;
 
-    [[nodiscard]] kvm::vcpu::WholeVcpu whole(unsigned vcpu = 0) const {
+    [[nodiscard]] kvm::vcpu::WholeVcpu whole(unsigned vcpu = 0,
+                                             kvm::nested::IoctlRef ioctl = kvm::nested::system_call) const {
         return {host(),
                 prepared,
                 kvm::nested::SystemFd{machine.system_fd()},
                 kvm::nested::VmFd{machine.vm_fd()},
                 kvm::nested::VcpuFd{machine.vcpu_fd(vcpu)},
-                &machine.run_page(vcpu)};
+                &machine.run_page(vcpu),
+                ioctl};
     }
 };
 
@@ -81,7 +92,7 @@ inline constexpr std::size_t used_memory = 0x40000;
 
 inline Bytes to_file(const kvm::vcpu::VcpuState& state, std::span<const std::byte> memory) {
     Bytes file;
-    const auto append = [&](std::span<const std::byte> bytes) -> std::expected<void, kvm::nested::Error> {
+    const auto append = [&](std::span<const std::byte> bytes) -> std::expected<void, kvm::vcpu::Error> {
         file.insert(file.end(), bytes.begin(), bytes.end());
         return {};
     };
@@ -130,6 +141,20 @@ inline void check_report(const kvm::vcpu::RestoreReport& report) {
     }
     CHECK(report.derived_msrs.empty());
     CHECK_FALSE(report.tsc_khz_refused);
+}
+
+/// Restores without some of the steps, to see what a guest makes of that.
+inline std::expected<kvm::vcpu::RestoreReport, kvm::vcpu::Error>
+restore_without(StepSet left_out, const Vm& vm, const kvm::vcpu::VcpuState& state, unsigned vcpu = 0) {
+    LeavingOut seam{left_out, state};
+    return vm.whole(vcpu, seam).restore(state);
+}
+
+/// At which step of a restore, and why: "sregs is refused".
+inline std::string refusal(const kvm::vcpu::Error& error) {
+    return std::format("{} is {}",
+                       error.step ? kvm::vcpu::name(*error.step) : kvm::vcpu::name(error.operation),
+                       kvm::vcpu::name(error.cause));
 }
 
 /// Restores into any vCPU, fresh or not.

@@ -173,16 +173,15 @@ inline Journey check_survives(const Scenario& scenario, const std::string& expec
 
 /// The negative control: moves once, at the first write of `value` to `port`, without some steps of the
 /// restore. What the guest tells from its beginning; or which step refused what it was given.
-inline std::string told_without(const Scenario& scenario, kvm::vcpu::StepSet left_out, std::uint16_t port,
+inline std::string told_without(const Scenario& scenario, StepSet left_out, std::uint16_t port,
                                 std::uint32_t value) {
     auto [source, telling] = run_until(scenario, port, value);
     const auto saved = save(source);
     const auto vm = bare_vm(scenario.machine, saved.state.requirements);
     if (!left_out.contains(kvm::vcpu::Step::memory))
         put_memory(vm, saved.memory);
-    if (const auto report = vm.whole().restore_without(left_out, saved.state); !report) {
-        telling.end(std::format("{} is {}", kvm::nested::name(report.error().operation),
-                                kvm::nested::name(report.error().code)));
+    if (const auto report = restore_without(left_out, vm, saved.state); !report) {
+        telling.end(refusal(report.error()));
         return telling.line();
     }
     if (scenario.act)

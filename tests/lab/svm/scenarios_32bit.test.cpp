@@ -38,7 +38,7 @@ TEST_CASE("a 32-bit L1 and its L2 without paging move, and find their modes unch
     CHECK(lab::told_without(scenario, kvm::vcpu::Step::nested_state, guests::port::phase, 2)
           == "0x10:0x1 0x10:0x2 0x21:0x7 0x2f:0x0 HLT");
     CHECK(lab::told_without(scenario, kvm::vcpu::Step::sregs, guests::port::phase, 2)
-          == "0x10:0x1 0x10:0x2 KVM_SET_NESTED_STATE is refused");
+          == "0x10:0x1 0x10:0x2 nested_state is refused");
 }
 
 TEST_SUITE_END();

@@ -69,7 +69,7 @@ TEST_CASE("a clear GIF moves, whether the processor has a virtual GIF for L1 or 
 
     const auto other = lab::bare_vm();
     lab::put_memory(other, saved.memory);
-    must(other.whole().restore_without(kvm::vcpu::Step::nested_state, saved.state));
+    must(lab::restore_without(kvm::vcpu::Step::nested_state, other, saved.state));
     CHECK(must(other.whole().nested().nested_state()).phase() == kvm::nested::Phase::svm_outside_l2_gif_set);
 }
 

@@ -24,7 +24,7 @@ bool offers_separate_pat() {
     const auto prepared = kvm::vcpu::prepare(kvm::nested::SystemFd{machine.system_fd()},
                                              kvm::nested::VmFd{machine.vm_fd()}, separate);
     REQUIRE_FALSE(prepared);
-    CHECK(prepared.error().code == kvm::nested::Errc::requirement_not_offered);
+    CHECK(prepared.error().cause == kvm::vcpu::Errc::requirement_not_offered);
     return false;
 }
 
@@ -41,8 +41,8 @@ std::string told_with_other_quirk(const lab::Scenario& scenario, const kvm::vcpu
     lab::put_memory(vm, saved.memory);
     const auto refused = vm.whole().restore(saved.state);
     REQUIRE_FALSE(refused);
-    CHECK(refused.error().code == kvm::nested::Errc::requirement_differs);
-    CHECK(refused.error().detail == kvm::vcpu::uapi::cap::disable_quirks2);
+    CHECK(refused.error().cause == kvm::vcpu::Errc::requirement_differs);
+    CHECK(refused.error().detail == kvm::vcpu::capability(kvm::vcpu::uapi::cap::disable_quirks2));
 
     saved.state.requirements = other;
     must(vm.whole().restore(saved.state));

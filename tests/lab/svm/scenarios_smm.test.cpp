@@ -114,8 +114,7 @@ TEST_CASE("L2 is restored into a vCPU in SMM only if the events come before the 
 
     must(in_smm.whole().abandon());
     lab::put_memory(in_smm, saved.memory);
-    must(in_smm.whole().restore_without({kvm::vcpu::Step::events, kvm::vcpu::Step::nested_state},
-                                        saved.state));
+    must(lab::restore_without({kvm::vcpu::Step::events, kvm::vcpu::Step::nested_state}, in_smm, saved.state));
     const auto early = in_smm.whole().nested().set_nested_state(saved.state.nested);
     REQUIRE_FALSE(early);
     CHECK(early.error().code == kvm::nested::Errc::refused);

@@ -48,7 +48,7 @@ TEST_CASE("without the feature MSRs L1 finds capabilities that it did not have b
     const auto saved = lab::save(source);
     const auto vm = lab::bare_vm();
     lab::put_memory(vm, saved.memory);
-    must(vm.whole().restore_without(kvm::vcpu::Step::feature_msrs, saved.state));
+    must(lab::restore_without(kvm::vcpu::Step::feature_msrs, vm, saved.state));
     CHECK(lab::what_is_wrong(lab::follow(vm.machine), 2, lab::migrate_rounds)
           == "l2_patch_level l1_capabilities");
 }

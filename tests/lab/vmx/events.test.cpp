@@ -101,7 +101,7 @@ TEST_CASE("an interrupt that is pending when L2 moves is an exit to L1, acknowle
 
         const auto vm = lab::vmx::destination(scenario, pending.saved);
         lab::put_memory(vm, pending.saved.memory);
-        must(vm.whole().restore_without(kvm::vcpu::Step::lapic, pending.saved.state));
+        must(lab::restore_without(kvm::vcpu::Step::lapic, vm, pending.saved.state));
         lab::follow(scenario, vm, telling);
         CHECK(telling.line() == "0x10:0x1 0x23:0x12 shutdown (triple fault)");
     }
@@ -146,7 +146,7 @@ TEST_CASE("a triple fault of L2 is an exit to L1, also one that is pending when 
 
     const auto vm = lab::vmx::destination(scenario, pending.saved);
     lab::put_memory(vm, pending.saved.memory);
-    must(vm.whole().restore_without(kvm::vcpu::Step::events, pending.saved.state));
+    must(lab::restore_without(kvm::vcpu::Step::events, vm, pending.saved.state));
     lab::follow(scenario, vm, telling);
     CHECK(telling.line() == "0x10:0x1 0x10:0x2 0x23:0x2 HLT");
 }

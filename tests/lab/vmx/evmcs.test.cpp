@@ -148,11 +148,11 @@ TEST_CASE("an enlightened state is refused where the capability is off: by the l
     const auto without = lab::bare_vm();
     const auto refused = without.whole().restore(saved.state);
     REQUIRE_FALSE(refused);
-    CHECK(refused.error().code == kvm::nested::Errc::not_prepared);
-    CHECK(refused.error().detail == KVM_CAP_HYPERV_ENLIGHTENED_VMCS);
+    CHECK(refused.error().cause == kvm::vcpu::Errc::not_prepared);
+    CHECK(refused.error().detail == kvm::vcpu::capability(KVM_CAP_HYPERV_ENLIGHTENED_VMCS));
 
     CHECK(lab::told_without(scenario, kvm::vcpu::Step::vcpu_capabilities, guests::port::phase, 1)
-          == "0x10:0x1 KVM_SET_NESTED_STATE is refused");
+          == "0x10:0x1 nested_state is refused");
     CHECK(lab::told_without(scenario, kvm::vcpu::Step::nested_state, guests::port::phase, 1) != told);
 }
 

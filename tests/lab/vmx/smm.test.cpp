@@ -105,10 +105,10 @@ TEST_CASE("of a vCPU in SMM the nested state is refused before the events, and t
     const auto saved = lab::save(source);
     const auto vm = lab::vmx::destination(scenario, saved);
     lab::put_memory(vm, saved.memory);
-    const auto early = vm.whole().restore_without(kvm::vcpu::Step::events, saved.state);
+    const auto early = lab::restore_without(kvm::vcpu::Step::events, vm, saved.state);
     REQUIRE_FALSE(early);
-    CHECK(early.error().operation == kvm::nested::Operation::set_nested_state);
-    CHECK(early.error().code == kvm::nested::Errc::refused);
+    CHECK(early.error().step == kvm::vcpu::Step::nested_state);
+    CHECK(early.error().cause == kvm::nested::Errc::refused);
 
     lab::restore(vm, saved);
     lab::follow(scenario, vm, telling);

@@ -31,17 +31,15 @@ using unit::Bytes;
 using unit::SvmBlob;
 using unit::VmxBlob;
 
-constexpr int last_errc = static_cast<int>(Errc::file_not_synced);
-constexpr int last_operation = static_cast<int>(Operation::file);
+constexpr int last_errc = static_cast<int>(Errc::flags_of_other_vendor);
+constexpr int last_operation = static_cast<int>(Operation::narrow);
 
 constexpr std::array kinds = {DescriptorKind::unknown, DescriptorKind::not_open, DescriptorKind::not_kvm,
                               DescriptorKind::system,  DescriptorKind::vm,       DescriptorKind::vcpu};
 
 /// The descriptor that an operation works on.
 DescriptorKind wanted(Operation operation) {
-    return operation == Operation::probe     ? DescriptorKind::system
-           : operation == Operation::prepare ? DescriptorKind::vm
-                                             : DescriptorKind::vcpu;
+    return operation == Operation::probe ? DescriptorKind::system : DescriptorKind::vcpu;
 }
 
 TEST_CASE("every errno, operation and kind of descriptor has one cause") {

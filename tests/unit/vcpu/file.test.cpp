@@ -18,15 +18,27 @@ import unit.vcpu.support;
 
 namespace {
 
-using kvm::nested::Errc;
-using kvm::nested::Operation;
 using kvm::nested::VendorId;
+using kvm::vcpu::Errc;
+using kvm::vcpu::Operation;
 using kvm::vcpu::ParsedFile;
 using kvm::vcpu::Section;
-using kvm::vcpu::SectionType;
+using kvm::vcpu::Step;
 using kvm::vcpu::VcpuState;
 using unit::Bytes;
 using unit::saved;
+
+using kvm::vcpu::Detail;
+using kvm::vcpu::file_offset;
+using kvm::vcpu::group;
+
+/// The group that has this type in the file.
+std::optional<Step> step_of(std::uint32_t type) {
+    for (const auto& ordered : kvm::vcpu::restore_order)
+        if (kvm::vcpu::section_type(ordered.step) == type)
+            return ordered.step;
+    return std::nullopt;
+}
 
 constexpr std::size_t header_bytes = 64, section_bytes = 24;
 
@@ -54,7 +66,7 @@ void put(Bytes& bytes, std::size_t offset, T value) {
 
 Bytes encoded(const VcpuState& state, std::span<const Section> callers = {}) {
     Bytes bytes;
-    const auto append = [&](std::span<const std::byte> piece) -> std::expected<void, kvm::nested::Error> {
+    const auto append = [&](std::span<const std::byte> piece) -> std::expected<void, kvm::vcpu::Error> {
         bytes.insert(bytes.end(), piece.begin(), piece.end());
         return {};
     };
@@ -78,9 +90,9 @@ std::vector<std::size_t> sections_of(const Bytes& file) {
     return result;
 }
 
-std::size_t find(const Bytes& file, SectionType type) {
+std::size_t find(const Bytes& file, Step type) {
     for (const auto at : sections_of(file))
-        if (get<std::uint32_t>(file, at) == static_cast<std::uint32_t>(type))
+        if (get<std::uint32_t>(file, at) == section_type(type))
             return at;
     FAIL("no such section");
     return 0;
@@ -110,7 +122,7 @@ Bytes with(const Bytes& file, const Bytes& more) {
     return result;
 }
 
-Bytes without(const Bytes& file, SectionType type) {
+Bytes without(const Bytes& file, Step type) {
     auto result = file;
     const auto at = find(file, type);
     const auto size = section_bytes + (get<std::uint64_t>(file, at + 8) + 7) / 8 * 8;
@@ -121,19 +133,19 @@ Bytes without(const Bytes& file, SectionType type) {
 }
 
 /// Puts another payload into a section.
-Bytes resized(const Bytes& file, SectionType type, std::size_t size) {
+Bytes resized(const Bytes& file, Step type, std::size_t size) {
     auto result = file;
     const auto at = find(file, type);
     const auto old = (get<std::uint64_t>(file, at + 8) + 7) / 8 * 8;
     result.erase(result.begin() + static_cast<std::ptrdiff_t>(at),
                  result.begin() + static_cast<std::ptrdiff_t>(at + section_bytes + old));
-    const auto more = section(static_cast<std::uint32_t>(type), 1, size);
+    const auto more = section(section_type(type), 1, size);
     result.insert(result.begin() + static_cast<std::ptrdiff_t>(at), more.begin(), more.end());
     seal(result);
     return result;
 }
 
-kvm::nested::Error refused(const Bytes& file) {
+kvm::vcpu::Error refused(const Bytes& file) {
     const auto parsed = kvm::vcpu::parse_vcpu(file);
     REQUIRE_FALSE(parsed.has_value());
     return parsed.error();
@@ -200,10 +212,10 @@ TEST_CASE("the file is laid out as documented") {
         CHECK(get<std::uint32_t>(file, at + 16) == crc(std::span{file}.subspan(at + 24, size)));
         CHECK(get<std::uint32_t>(file, at + 20) == crc(std::span{file}.subspan(at, 20)));
     }
-    const auto regs = find(file, SectionType::regs);
+    const auto regs = find(file, Step::regs);
     CHECK(get<std::uint64_t>(file, regs + 8) == 144);
     CHECK(get<std::uint64_t>(file, regs + 24 + 128) == state.regs.rip);
-    const auto tsc = find(file, SectionType::tsc_khz);
+    const auto tsc = find(file, Step::tsc);
     CHECK(get<std::uint64_t>(file, tsc + 8) == 4);
     CHECK(get<std::uint32_t>(file, tsc + 24) == state.tsc_khz);
 }
@@ -212,13 +224,14 @@ TEST_CASE("a file that is cut anywhere is refused, and so is one with something 
     const auto file = encoded(saved());
     for (std::size_t size = 0; size < file.size(); ++size) {
         const auto parsed = kvm::vcpu::parse_vcpu(std::span{file}.first(size));
-        if (parsed || parsed.error().code != Errc::too_short || parsed.error().detail != size)
+        if (parsed || parsed.error().cause != kvm::nested::Errc::too_short
+            || parsed.error().detail != file_offset(size))
             FAIL("cut at ", size);
     }
     auto longer = file;
     longer.push_back(std::byte{0});
-    CHECK(refused(longer).code == Errc::too_long);
-    CHECK(refused(longer).detail == file.size());
+    CHECK(refused(longer).cause == kvm::nested::Errc::too_long);
+    CHECK(refused(longer).detail == file_offset(file.size()));
 }
 
 TEST_CASE("a cut file is refused even if its header has been mended") {
@@ -247,29 +260,29 @@ TEST_CASE("no flipped bit goes unseen") {
 
 TEST_CASE("a damaged section is located") {
     auto file = encoded(saved());
-    const auto at = find(file, SectionType::sregs2);
+    const auto at = find(file, Step::sregs);
     file[at + section_bytes + 17] ^= std::byte{0x10};
-    CHECK(refused(file).code == Errc::damaged_file);
+    CHECK(refused(file).cause == Errc::damaged_file);
     CHECK(refused(file).operation == Operation::file);
-    CHECK(refused(file).detail == at + 16);
+    CHECK(refused(file).detail == file_offset(at + 16));
 }
 
 TEST_CASE("something else is not taken for a file of ours") {
-    CHECK(refused(Bytes(100)).code == Errc::not_our_file);
-    CHECK(refused({}).code == Errc::too_short);
+    CHECK(refused(Bytes(100)).cause == Errc::not_our_file);
+    CHECK(refused({}).cause == kvm::nested::Errc::too_short);
     auto file = encoded(saved());
     file.erase(file.begin() + 6); // as a transfer in text mode does
-    CHECK(refused(file).code == Errc::not_our_file);
+    CHECK(refused(file).cause == Errc::not_our_file);
 }
 
 TEST_CASE("another version is named as such") {
     for (const auto version : std::to_array<std::uint16_t>({0, 2, 0xffff})) {
         auto file = encoded(saved());
         put(file, 8, version);
-        CHECK(refused(file).code == Errc::unknown_file_version);
+        CHECK(refused(file).cause == Errc::unknown_file_version);
         seal(file);
-        CHECK(refused(file).code == Errc::unknown_file_version);
-        CHECK(refused(file).detail == 8);
+        CHECK(refused(file).cause == Errc::unknown_file_version);
+        CHECK(refused(file).detail == file_offset(8));
     }
 }
 
@@ -280,18 +293,18 @@ TEST_CASE("a header that no writer makes is refused") {
         put(file, 60, crc(std::span{file}.first(60)));
         return refused(file);
     };
-    CHECK(spoilt(10, std::uint16_t{72}).detail == 10);
-    CHECK(spoilt(12, std::uint32_t{2}).detail == 12);
-    CHECK(spoilt(28, std::uint32_t{32}).detail == 28);
-    CHECK(spoilt(28, std::uint32_t{24}).detail == 28);
-    CHECK(spoilt(48, std::uint32_t{1}).detail == 48);
-    CHECK(spoilt(56, std::uint32_t{1}).detail == 48);
-    CHECK(spoilt(12, std::uint32_t{2}).code == Errc::malformed_section);
-    CHECK(spoilt(16, ~std::uint64_t{0}).code == Errc::too_short);
-    CHECK(spoilt(16, std::uint64_t{0}).code == Errc::too_long);
-    CHECK(spoilt(24, std::uint32_t{14}).code == Errc::malformed_section);
-    CHECK(spoilt(24, ~std::uint32_t{0}).code == Errc::malformed_section);
-    CHECK(spoilt(24, std::uint32_t{12}).code == Errc::malformed_section);
+    CHECK(spoilt(10, std::uint16_t{72}).detail == file_offset(10));
+    CHECK(spoilt(12, std::uint32_t{2}).detail == file_offset(12));
+    CHECK(spoilt(28, std::uint32_t{32}).detail == file_offset(28));
+    CHECK(spoilt(28, std::uint32_t{24}).detail == file_offset(28));
+    CHECK(spoilt(48, std::uint32_t{1}).detail == file_offset(48));
+    CHECK(spoilt(56, std::uint32_t{1}).detail == file_offset(48));
+    CHECK(spoilt(12, std::uint32_t{2}).cause == Errc::malformed_section);
+    CHECK(spoilt(16, ~std::uint64_t{0}).cause == kvm::nested::Errc::too_short);
+    CHECK(spoilt(16, std::uint64_t{0}).cause == kvm::nested::Errc::too_long);
+    CHECK(spoilt(24, std::uint32_t{14}).cause == Errc::malformed_section);
+    CHECK(spoilt(24, ~std::uint32_t{0}).cause == Errc::malformed_section);
+    CHECK(spoilt(24, std::uint32_t{12}).cause == Errc::malformed_section);
 }
 
 TEST_CASE("an unknown section is skipped if it is optional, and refused if it is not") {
@@ -303,10 +316,10 @@ TEST_CASE("an unknown section is skipped if it is optional, and refused if it is
         CHECK(optional->state == state);
         CHECK(optional->sections.empty());
         const auto error = refused(with(file, section(type, 1, 5)));
-        CHECK(error.code == Errc::unknown_mandatory_section);
-        CHECK(error.detail == file.size());
+        CHECK(error.cause == Errc::unknown_mandatory_section);
+        CHECK(error.detail == file_offset(file.size()));
     }
-    CHECK(refused(with(file, section(14, 2, 5))).code == Errc::malformed_section);
+    CHECK(refused(with(file, section(14, 2, 5))).cause == Errc::malformed_section);
 }
 
 TEST_CASE("a section that is there twice is refused") {
@@ -315,8 +328,8 @@ TEST_CASE("a section that is there twice is refused") {
         Bytes again(file.begin() + static_cast<std::ptrdiff_t>(at), file.end());
         again.resize(section_bytes + (get<std::uint64_t>(file, at + 8) + 7) / 8 * 8);
         const auto error = refused(with(file, again));
-        CHECK(error.code == Errc::repeated_section);
-        CHECK(error.detail == file.size());
+        CHECK(error.cause == Errc::repeated_section);
+        CHECK(error.detail == file_offset(file.size()));
     }
 }
 
@@ -324,37 +337,37 @@ TEST_CASE("a section that is missing is named, and only the APIC may be") {
     const auto state = saved();
     const auto file = encoded(state);
     for (std::uint32_t type = 1; type <= 13; ++type) {
-        const auto shorter = without(file, static_cast<SectionType>(type));
-        if (static_cast<SectionType>(type) == SectionType::lapic) {
+        const auto shorter = without(file, *step_of(type));
+        if (step_of(type) == Step::lapic) {
             auto expected = state;
             expected.lapic.reset();
             const auto parsed = kvm::vcpu::parse_vcpu(shorter);
             REQUIRE(parsed.has_value());
             CHECK(parsed->state == expected);
         } else {
-            CHECK(refused(shorter).code == Errc::missing_section);
-            CHECK(refused(shorter).detail == type);
+            CHECK(refused(shorter).cause == Errc::missing_section);
+            CHECK(refused(shorter).detail == group(*step_of(type)));
         }
     }
 }
 
 TEST_CASE("a section of the wrong size is refused at its offset") {
     const auto file = encoded(saved());
-    const std::pair<SectionType, std::vector<std::size_t>> rows[] = {
-        {SectionType::cpuid, {1, 39, 41, 257 * 40}}, {SectionType::feature_msrs, {1, 15, 17, 4097 * 16}},
-        {SectionType::msrs, {1, 15, 17, 4097 * 16}}, {SectionType::tsc_khz, {0, 3, 5, 8}},
-        {SectionType::sregs2, {0, 319, 321}},        {SectionType::regs, {0, 143, 145}},
-        {SectionType::xsave, {0, 4095, 65537}},      {SectionType::xcrs, {0, 391, 393}},
-        {SectionType::debugregs, {0, 127, 129}},     {SectionType::vcpu_events, {0, 63, 65}},
-        {SectionType::mp_state, {0, 3, 5}},          {SectionType::lapic, {0, 1023, 1025}},
+    const std::pair<Step, std::vector<std::size_t>> rows[] = {
+        {Step::cpuid, {1, 39, 41, 257 * 40}}, {Step::feature_msrs, {1, 15, 17, 4097 * 16}},
+        {Step::msrs, {1, 15, 17, 4097 * 16}}, {Step::tsc, {0, 3, 5, 8}},
+        {Step::sregs, {0, 319, 321}},         {Step::regs, {0, 143, 145}},
+        {Step::xsave, {0, 4095, 65537}},      {Step::xcrs, {0, 391, 393}},
+        {Step::debugregs, {0, 127, 129}},     {Step::events, {0, 63, 65}},
+        {Step::mp_state, {0, 3, 5}},          {Step::lapic, {0, 1023, 1025}},
     };
     for (const auto& [type, sizes] : rows)
         for (const auto size : sizes) {
-            CAPTURE(static_cast<unsigned>(type));
+            CAPTURE(name(type));
             CAPTURE(size);
             const auto error = refused(resized(file, type, size));
-            CHECK(error.code == Errc::malformed_section);
-            CHECK(error.detail == find(file, type));
+            CHECK(error.cause == Errc::malformed_section);
+            CHECK(error.detail == file_offset(find(file, type)));
         }
 }
 
@@ -362,46 +375,46 @@ TEST_CASE("a length that reaches beyond the file is refused before anything is r
     for (const std::uint64_t size :
          {std::uint64_t{1} << 20, std::uint64_t{1} << 40, ~std::uint64_t{0}, ~std::uint64_t{0} - 6}) {
         auto file = encoded(saved());
-        const auto at = find(file, SectionType::nested_state);
+        const auto at = find(file, Step::nested_state);
         put(file, at + 8, size);
         put(file, at + 20, crc(std::span{file}.subspan(at, 20)));
-        CHECK(refused(file).code == Errc::malformed_section);
-        CHECK(refused(file).detail == at + 8);
+        CHECK(refused(file).cause == Errc::malformed_section);
+        CHECK(refused(file).detail == file_offset(at + 8));
     }
 }
 
 TEST_CASE("values that no vCPU has are refused") {
     auto file = encoded(saved());
-    auto at = find(file, SectionType::xcrs);
+    auto at = find(file, Step::xcrs);
     put(file, at + 24, std::uint32_t{17});
     seal_section(file, at);
-    CHECK(refused(file).code == Errc::malformed_section);
-    CHECK(refused(file).detail == at);
+    CHECK(refused(file).cause == Errc::malformed_section);
+    CHECK(refused(file).detail == file_offset(at));
 
     file = encoded(saved());
-    at = find(file, SectionType::msrs);
+    at = find(file, Step::msrs);
     put(file, at + 24 + 4, std::uint32_t{1});
     seal_section(file, at);
-    CHECK(refused(file).code == Errc::malformed_section);
-    CHECK(refused(file).detail == at);
+    CHECK(refused(file).cause == Errc::malformed_section);
+    CHECK(refused(file).detail == file_offset(at));
 }
 
 TEST_CASE("a nested state that is none is refused by its own cause, with the offset in the file") {
     auto file = encoded(saved());
-    const auto at = find(file, SectionType::nested_state);
+    const auto at = find(file, Step::nested_state);
     put(file, at + 24, std::uint16_t{0x1101});
     seal_section(file, at);
-    CHECK(refused(file).code == Errc::unknown_flags);
-    CHECK(refused(file).detail == at + 24);
-    CHECK(refused(resized(encoded(saved()), SectionType::nested_state, 100)).code == Errc::too_short);
+    CHECK(refused(file).cause == kvm::nested::Errc::unknown_flags);
+    CHECK(refused(file).detail == file_offset(at + 24));
+    CHECK(refused(resized(encoded(saved()), Step::nested_state, 100)).cause == kvm::nested::Errc::too_short);
 }
 
 TEST_CASE("a nested state of another vendor than the header says is refused") {
     auto file = encoded(saved(VendorId::svm));
     put(file, 12, std::uint32_t{0});
     seal(file);
-    CHECK(refused(file).code == Errc::wrong_vendor);
-    CHECK(refused(file).detail == find(file, SectionType::nested_state));
+    CHECK(refused(file).cause == kvm::nested::Errc::wrong_vendor);
+    CHECK(refused(file).detail == file_offset(find(file, Step::nested_state)));
 }
 
 TEST_CASE("callers' sections come back in their order, repeated or empty as they are") {
@@ -422,21 +435,21 @@ TEST_CASE("callers' sections come back in their order, repeated or empty as they
 
 TEST_CASE("what cannot be read again is not written") {
     std::size_t written = 0;
-    const auto count = [&](std::span<const std::byte> piece) -> std::expected<void, kvm::nested::Error> {
+    const auto count = [&](std::span<const std::byte> piece) -> std::expected<void, kvm::vcpu::Error> {
         written += piece.size();
         return {};
     };
     auto state = saved();
     const std::array bad{Section{0x7fff'ffff, {}}};
-    CHECK(kvm::vcpu::encode(state, count, bad).error().code == Errc::malformed_section);
-    CHECK(kvm::vcpu::encode(state, count, bad).error().detail == 0x7fff'ffff);
+    CHECK(kvm::vcpu::encode(state, count, bad).error().cause == Errc::malformed_section);
+    CHECK(kvm::vcpu::encode(state, count, bad).error().detail == Detail{Detail::Kind::section, 0x7fff'ffff});
     state.xsave.resize(100);
-    CHECK(kvm::vcpu::encode(state, count).error().code == Errc::malformed_section);
+    CHECK(kvm::vcpu::encode(state, count).error().cause == Errc::malformed_section);
     state = saved();
     state.vendor = VendorId::vmx;
-    CHECK(kvm::vcpu::encode(state, count).error().code == Errc::wrong_vendor);
+    CHECK(kvm::vcpu::encode(state, count).error().cause == kvm::nested::Errc::wrong_vendor);
     state.nested.clear();
-    CHECK(kvm::vcpu::encode(state, count).error().code == Errc::no_state);
+    CHECK(kvm::vcpu::encode(state, count).error().cause == kvm::nested::Errc::no_state);
     CHECK(written == 0);
 }
 
@@ -447,10 +460,9 @@ TEST_CASE("a sink that fails anywhere ends the writing with its own error") {
     for (int fail_at = 0;; ++fail_at) {
         int calls = 0;
         std::size_t written = 0;
-        const auto sink = [&](std::span<const std::byte> piece) -> std::expected<void, kvm::nested::Error> {
+        const auto sink = [&](std::span<const std::byte> piece) -> std::expected<void, kvm::vcpu::Error> {
             if (calls++ == fail_at)
-                return std::unexpected(kvm::nested::Error{
-                    .code = Errc::file_system, .operation = Operation::file, .detail = 42});
+                return std::unexpected(kvm::vcpu::Error{Errc::file_system, Operation::file, file_offset(42)});
             written += piece.size();
             return {};
         };
@@ -459,7 +471,7 @@ TEST_CASE("a sink that fails anywhere ends the writing with its own error") {
             CHECK(written == size);
             break;
         }
-        CHECK(done.error().detail == 42);
+        CHECK(done.error().detail == file_offset(42));
         CHECK(calls == fail_at + 1);
         ++pieces;
     }

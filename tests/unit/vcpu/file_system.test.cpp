@@ -47,8 +47,8 @@ extern "C" int fsync(int fd) {
 
 namespace {
 
-using kvm::nested::Errc;
-using kvm::nested::Operation;
+using kvm::vcpu::Errc;
+using kvm::vcpu::Operation;
 using unit::Bytes;
 using unit::saved;
 
@@ -140,7 +140,7 @@ TEST_CASE("a file that cannot be written whole leaves the old one as it was and 
     const auto written = kvm::vcpu::write_file(path, saved());
     REQUIRE(::setrlimit(RLIMIT_FSIZE, &before) == 0);
     REQUIRE_FALSE(written.has_value());
-    CHECK(written.error().code == Errc::file_system);
+    CHECK(written.error().cause == Errc::file_system);
     CHECK(written.error().operation == Operation::file);
     CHECK(written.error().error_number == EFBIG);
     CHECK(text_of(path) == "the old one");
@@ -154,7 +154,7 @@ TEST_CASE("a state that has no file form leaves the old file as it was") {
     write_text(path, "the old one");
     auto state = saved();
     state.nested.clear();
-    CHECK(kvm::vcpu::write_file(path, state).error().code == Errc::no_state);
+    CHECK(kvm::vcpu::write_file(path, state).error().cause == kvm::nested::Errc::no_state);
     CHECK(text_of(path) == "the old one");
     CHECK(folder.entries() == 1);
 }
@@ -164,7 +164,7 @@ TEST_CASE("a place where no file can be is refused with its errno") {
     const auto errno_of = [&](const std::string& name) {
         const auto written = kvm::vcpu::write_file(folder / name, saved());
         REQUIRE_FALSE(written.has_value());
-        CHECK(written.error().code == Errc::file_system);
+        CHECK(written.error().cause == Errc::file_system);
         return written.error().error_number;
     };
     CHECK(errno_of("no/such/folder") == ENOENT);
@@ -181,7 +181,7 @@ TEST_CASE("a folder that is not ours to write to is refused with its errno") {
         return;
     const auto written = kvm::vcpu::write_file("/sys/kernel/vcpu", saved()); // not even root's
     REQUIRE_FALSE(written.has_value());
-    CHECK(written.error().code == Errc::file_system);
+    CHECK(written.error().cause == Errc::file_system);
 }
 
 const std::string content = "what is written";
@@ -333,7 +333,7 @@ TEST_CASE("where the folder cannot be synced the error says that the new file is
     const auto written = write_to(folder / "file");
     folders_cannot_be_synced = false;
     REQUIRE_FALSE(written.has_value());
-    CHECK(written.error().code == Errc::file_not_synced);
+    CHECK(written.error().cause == Errc::file_not_synced);
     CHECK(written.error().error_number == EIO);
     CHECK(text_of(folder / "file") == content);
 }
@@ -375,7 +375,7 @@ TEST_CASE("reading tells what is not a file, not there, or too large") {
     const auto errno_of = [&](const std::string& name, std::size_t limit = 1000) {
         const auto read = kvm::vcpu::read_file(folder / name, limit);
         REQUIRE_FALSE(read.has_value());
-        CHECK(read.error().code == Errc::file_system);
+        CHECK(read.error().cause == Errc::file_system);
         CHECK(read.error().operation == Operation::file);
         return read.error().error_number;
     };

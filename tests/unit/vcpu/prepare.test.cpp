@@ -12,11 +12,11 @@ import unit.vcpu.support;
 
 namespace {
 
-using kvm::nested::Errc;
-using kvm::nested::Operation;
 using kvm::nested::SystemFd;
 using kvm::nested::VmFd;
+using kvm::vcpu::Errc;
 using kvm::vcpu::HypervSynic;
+using kvm::vcpu::Operation;
 using kvm::vcpu::Requirements;
 using unit::FakeKvm;
 namespace cap = unit::cap;
@@ -74,16 +74,16 @@ TEST_CASE("what the host does not offer is named, and nothing is switched on") {
         lacking.offered[missing] = 0;
         const auto prepared = prepare(lacking, all);
         REQUIRE_FALSE(prepared.has_value());
-        CHECK(prepared.error().code == Errc::requirement_not_offered);
+        CHECK(prepared.error().cause == Errc::requirement_not_offered);
         CHECK(prepared.error().operation == Operation::prepare);
-        CHECK(prepared.error().detail == missing);
+        CHECK(prepared.error().detail == kvm::vcpu::capability(missing));
         CHECK(lacking.enabled_on_vm.empty());
     }
     all.disabled_quirks = 0x1000; // one that this kernel does not know
-    CHECK(prepare(fake, all).error().detail == cap::disable_quirks2);
+    CHECK(prepare(fake, all).error().detail == kvm::vcpu::capability(cap::disable_quirks2));
     all.disabled_quirks = 0;
     all.x2apic_api = 4;
-    CHECK(prepare(fake, all).error().detail == cap::x2apic_api);
+    CHECK(prepare(fake, all).error().detail == kvm::vcpu::capability(cap::x2apic_api));
 }
 
 TEST_CASE("a failing KVM_ENABLE_CAP is an error of prepare that names the capability") {
@@ -91,17 +91,17 @@ TEST_CASE("a failing KVM_ENABLE_CAP is an error of prepare that names the capabi
     fake.failure = {.request = unit::request::enable_cap, .error_number = ENOMEM};
     const auto prepared = prepare(fake, {});
     REQUIRE_FALSE(prepared.has_value());
-    CHECK(prepared.error().code == Errc::out_of_memory);
+    CHECK(prepared.error().cause == kvm::nested::Errc::out_of_memory);
     CHECK(prepared.error().operation == Operation::prepare);
-    CHECK(prepared.error().detail == cap::exception_payload);
+    CHECK(prepared.error().detail == kvm::vcpu::capability(cap::exception_payload));
 }
 
 TEST_CASE("a descriptor of the wrong kind is said to be one") {
     FakeKvm fake;
-    CHECK(kvm::vcpu::prepare(SystemFd{FakeKvm::system}, VmFd{FakeKvm::vcpu}, {}, fake).error().code
-          == Errc::vcpu_fd_given);
-    CHECK(kvm::vcpu::prepare(SystemFd{FakeKvm::system}, VmFd{99}, {}, fake).error().code
-          == Errc::bad_descriptor);
+    CHECK(kvm::vcpu::prepare(SystemFd{FakeKvm::system}, VmFd{FakeKvm::vcpu}, {}, fake).error().cause
+          == kvm::nested::Errc::vcpu_fd_given);
+    CHECK(kvm::vcpu::prepare(SystemFd{FakeKvm::system}, VmFd{99}, {}, fake).error().cause
+          == kvm::nested::Errc::bad_descriptor);
 }
 
 TEST_CASE("a VMM that has prepared its VM itself says so") {

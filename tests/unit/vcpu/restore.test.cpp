@@ -13,13 +13,13 @@ import unit.vcpu.support;
 
 namespace {
 
-using kvm::nested::Errc;
-using kvm::nested::Operation;
+using kvm::nested::Effect;
 using kvm::nested::VendorId;
+using kvm::vcpu::Errc;
 using kvm::vcpu::HypervSynic;
+using kvm::vcpu::Operation;
 using kvm::vcpu::Requirements;
 using kvm::vcpu::Step;
-using kvm::vcpu::StepSet;
 using kvm::vcpu::VcpuState;
 using unit::busy;
 using unit::FakeKvm;
@@ -72,6 +72,21 @@ std::vector<Step> steps_of(const FakeKvm& fake, bool cleared = false) {
         if (const auto step = step_of(fake, call, cleared); step && (steps.empty() || steps.back() != *step))
             steps.push_back(*step);
     return steps;
+}
+
+/// The ioctl that a step behind clear_nested_state begins with; 0: it has none.
+unsigned long request_of(Step step) {
+    const std::pair<Step, unsigned long> rows[] = {
+        {Step::cpuid, request::set_cpuid2},      {Step::vcpu_capabilities, request::enable_cap},
+        {Step::feature_msrs, request::set_msrs}, {Step::sregs, request::set_sregs2},
+        {Step::lapic, request::set_lapic},       {Step::tsc, request::set_tsc_khz},
+        {Step::msrs, request::set_msrs},         {Step::xcrs, request::set_xcrs},
+        {Step::xsave, request::set_xsave},       {Step::debugregs, request::set_debugregs},
+        {Step::regs, request::set_regs},         {Step::events, request::set_vcpu_events},
+        {Step::mp_state, request::set_mp_state}, {Step::nested_state, request::set_nested_state},
+    };
+    const auto found = std::ranges::find(rows, step, &std::pair<Step, unsigned long>::first);
+    return found != std::end(rows) ? found->second : 0;
 }
 
 constexpr bool is_callers(Step step) {
@@ -127,21 +142,6 @@ TEST_CASE("the ioctls come in restore_order") {
     CHECK(kvm::vcpu::keeps_restore_order(steps));
 }
 
-TEST_CASE("a step that is left out is left out, and no other") {
-    const auto state = full_state();
-    for (const auto& left_out : kvm::vcpu::restore_order) {
-        CAPTURE(left_out.name);
-        auto target = busy(VendorId::vmx, 2);
-        REQUIRE(
-            whole(target, {.enlightened_vmcs = true}).restore_without({left_out.step}, state).has_value());
-        std::vector<Step> expected;
-        for (const auto& ordered : kvm::vcpu::restore_order)
-            if (!is_callers(ordered.step) && ordered.step != left_out.step)
-                expected.push_back(ordered.step);
-        CHECK(steps_of(target, left_out.step == Step::clear_nested_state) == expected);
-    }
-}
-
 TEST_CASE("a pending exception survives, although KVM_SET_REGS drops one") {
     const auto state = saved();
     REQUIRE(state.events.exception_pending == 1);
@@ -150,36 +150,38 @@ TEST_CASE("a pending exception survives, although KVM_SET_REGS drops one") {
     CHECK(target.events.exception_pending == 1);
 }
 
-TEST_CASE("each failing ioctl gives an error with its operation, and nothing follows it") {
-    const std::pair<unsigned long, Operation> rows[] = {
-        {request::get_vcpu_events, Operation::events},
-        {request::run, Operation::complete_io},
-        {request::set_nested_state, Operation::set_nested_state},
-        {request::set_cpuid2, Operation::cpuid},
-        {request::enable_cap, Operation::enlightened_vmcs},
-        {request::set_msrs, Operation::msrs},
-        {request::get_msrs, Operation::msrs},
-        {request::set_sregs2, Operation::sregs},
-        {request::set_lapic, Operation::lapic},
-        {request::set_tsc_khz, Operation::tsc},
-        {request::set_xcrs, Operation::xcrs},
-        {request::check_extension, Operation::xsave},
-        {request::set_xsave, Operation::xsave},
-        {request::set_debugregs, Operation::debugregs},
-        {request::set_regs, Operation::regs},
-        {request::set_vcpu_events, Operation::events},
-        {request::set_mp_state, Operation::mp_state},
+TEST_CASE("each failing ioctl gives an error with its step, and nothing follows it") {
+    const std::pair<unsigned long, Step> rows[] = {
+        {request::get_vcpu_events, Step::capabilities},
+        {request::run, Step::pending_io},
+        {request::set_nested_state, Step::clear_nested_state},
+        {request::set_cpuid2, Step::cpuid},
+        {request::enable_cap, Step::vcpu_capabilities},
+        {request::set_msrs, Step::feature_msrs},
+        {request::get_msrs, Step::feature_msrs},
+        {request::set_sregs2, Step::sregs},
+        {request::set_lapic, Step::lapic},
+        {request::set_tsc_khz, Step::tsc},
+        {request::set_xcrs, Step::xcrs},
+        {request::check_extension, Step::xsave},
+        {request::set_xsave, Step::xsave},
+        {request::set_debugregs, Step::debugregs},
+        {request::set_regs, Step::regs},
+        {request::set_vcpu_events, Step::events},
+        {request::set_mp_state, Step::mp_state},
     };
     const auto state = full_state();
-    for (const auto& [failing, operation] : rows) {
-        CAPTURE(name(operation));
+    for (const auto& [failing, step] : rows) {
+        CAPTURE(name(step));
         auto target = busy(VendorId::vmx, 2);
         const auto vcpu = whole(target, {.enlightened_vmcs = true});
         target.failure = {.request = failing, .error_number = ENOMEM};
         const auto report = vcpu.restore(state);
         REQUIRE_FALSE(report.has_value());
-        CHECK(report.error().operation == operation);
-        CHECK(report.error().code == Errc::out_of_memory);
+        CHECK(report.error().operation == Operation::restore);
+        CHECK(report.error().step == step);
+        CHECK(report.error().request == failing);
+        CHECK(report.error().cause == kvm::nested::Errc::out_of_memory);
         CHECK(report.error().error_number == ENOMEM);
         const auto first = std::ranges::find(target.calls, failing, &FakeKvm::Call::request);
         // What comes behind only asks what kind of descriptor it was, and what the vCPU holds.
@@ -196,11 +198,53 @@ TEST_CASE("a nested state that is refused is the kernel's last word") {
     const auto state = saved();
     auto target = busy(VendorId::svm, 2);
     const auto vcpu = whole(target);
-    target.failure = {.request = request::set_nested_state, .value = 2};
-    const auto report = vcpu.restore_without({Step::clear_nested_state}, state);
+    target.failure = {.request = request::set_nested_state, .value = 2, .from = 2};
+    const auto report = vcpu.restore(state);
     REQUIRE_FALSE(report.has_value());
-    CHECK(report.error().code == Errc::entry_failed);
+    CHECK(report.error().cause == kvm::nested::Errc::entry_failed);
     CHECK(report.error().raw_result == 2);
+}
+
+TEST_CASE("behind the step that clears the nested state every error says that it is lost") {
+    const auto state = full_state();
+    for (const auto& ordered : kvm::vcpu::restore_order) {
+        CAPTURE(ordered.name);
+        const auto set = request_of(ordered.step);
+        if (set == 0)
+            continue;
+        auto target = busy(VendorId::vmx, 2);
+        const auto vcpu = whole(target, {.enlightened_vmcs = true});
+        target.failure = {.request = set, .error_number = EINVAL};
+        if (ordered.step == Step::nested_state)
+            target.failure->from = 2;
+        if (ordered.step == Step::msrs)
+            target.failure->from = 2;
+        const auto report = vcpu.restore(state);
+        if (ordered.step == Step::tsc) { // worth a word, not an end
+            CHECK(report.has_value());
+            continue;
+        }
+        REQUIRE_FALSE(report.has_value());
+        CHECK(report.error().step == ordered.step);
+        CHECK(report.error().effect == Effect::nested_state_lost);
+        const auto message = report.error().message();
+        CHECK(message.view().contains("the vCPU's nested state is lost"));
+        CHECK_FALSE(message.view().contains("documented order"));
+    }
+}
+
+TEST_CASE("up to that step an error says that the nested state is what it was") {
+    const auto state = full_state();
+    for (const auto failing : {request::get_vcpu_events, request::run}) {
+        auto target = busy(VendorId::vmx, 2);
+        const auto before = target.nested;
+        const auto vcpu = whole(target, {.enlightened_vmcs = true});
+        target.failure = {.request = failing, .error_number = EINVAL};
+        const auto report = vcpu.restore(state);
+        REQUIRE_FALSE(report.has_value());
+        CHECK(report.error().effect == Effect::unchanged);
+        CHECK(target.nested == before);
+    }
 }
 
 TEST_CASE("an MSR that is refused is reported, and the ones behind it are written") {
@@ -294,17 +338,18 @@ TEST_CASE("a VM that is not prepared for the state is refused before anything is
         CHECK(target.calls.empty());
         return report.error();
     };
-    CHECK(refused({}, {.exception_payload = false}).code == Errc::not_prepared);
-    CHECK(refused({}, {.exception_payload = false}).detail == cap::exception_payload);
-    CHECK(refused({}, {.triple_fault_event = false}).detail == cap::triple_fault_event);
-    CHECK(refused({.enlightened_vmcs = true}, {}).detail == cap::enlightened_vmcs);
-    CHECK(refused({.disabled_quirks = 1}, {}).code == Errc::requirement_differs);
-    CHECK(refused({}, {.disabled_quirks = 1}).code == Errc::requirement_differs);
-    CHECK(refused({}, {.disabled_quirks = 1}).detail == cap::disable_quirks2);
-    CHECK(refused({.x2apic_api = 1}, {}).detail == cap::x2apic_api);
-    CHECK(refused({}, {.apic_bus_cycle_ns = 40}).detail == cap::apic_bus_cycles_ns);
-    CHECK(refused({.hyperv_synic = HypervSynic::synic}, {}).code == Errc::not_prepared);
-    CHECK(refused({.hyperv_synic = HypervSynic::synic2}, {.hyperv_synic = HypervSynic::synic}).code
+    CHECK(refused({}, {.exception_payload = false}).cause == Errc::not_prepared);
+    CHECK(refused({}, {.exception_payload = false}).detail == kvm::vcpu::capability(cap::exception_payload));
+    CHECK(refused({}, {.triple_fault_event = false}).detail
+          == kvm::vcpu::capability(cap::triple_fault_event));
+    CHECK(refused({.enlightened_vmcs = true}, {}).detail == kvm::vcpu::capability(cap::enlightened_vmcs));
+    CHECK(refused({.disabled_quirks = 1}, {}).cause == Errc::requirement_differs);
+    CHECK(refused({}, {.disabled_quirks = 1}).cause == Errc::requirement_differs);
+    CHECK(refused({}, {.disabled_quirks = 1}).detail == kvm::vcpu::capability(cap::disable_quirks2));
+    CHECK(refused({.x2apic_api = 1}, {}).detail == kvm::vcpu::capability(cap::x2apic_api));
+    CHECK(refused({}, {.apic_bus_cycle_ns = 40}).detail == kvm::vcpu::capability(cap::apic_bus_cycles_ns));
+    CHECK(refused({.hyperv_synic = HypervSynic::synic}, {}).cause == Errc::not_prepared);
+    CHECK(refused({.hyperv_synic = HypervSynic::synic2}, {.hyperv_synic = HypervSynic::synic}).cause
           == Errc::requirement_differs);
 }
 
@@ -321,15 +366,15 @@ TEST_CASE("a VM that has more on than the state needs is good enough") {
 
 TEST_CASE("a promise that the VM does not keep is found out before anything is written") {
     const auto state = saved();
-    for (const auto& [flag, capability] :
+    for (const auto& [flag, number] :
          {std::pair{0x10u, cap::exception_payload}, std::pair{0x20u, cap::triple_fault_event}}) {
         auto target = busy(VendorId::svm, 2);
         const auto regs = target.regs;
         target.events_flags &= ~flag;
         const auto report = whole(target).restore(state);
         REQUIRE_FALSE(report.has_value());
-        CHECK(report.error().code == Errc::not_prepared);
-        CHECK(report.error().detail == capability);
+        CHECK(report.error().cause == Errc::not_prepared);
+        CHECK(report.error().detail == kvm::vcpu::capability(number));
         CHECK(steps_of(target) == std::vector{Step::capabilities});
         CHECK(target.regs == regs);
     }
@@ -345,16 +390,16 @@ TEST_CASE("a state that is not whole, or of the other vendor, is refused before 
         CHECK(target.calls.empty());
         return report.error();
     };
-    CHECK(refused([](VcpuState& state) { state = VcpuState{}; }).code == Errc::wrong_vendor);
-    CHECK(refused([](VcpuState& state) { state = saved(VendorId::vmx); }).code == Errc::wrong_vendor);
-    CHECK(refused([](VcpuState& state) { state.nested = saved(VendorId::vmx).nested; }).code
-          == Errc::wrong_vendor);
-    CHECK(refused([](VcpuState& state) { state.nested.clear(); }).code == Errc::no_state);
-    CHECK(refused([](VcpuState& state) { state.xsave.clear(); }).code == Errc::no_vcpu_group);
-    CHECK(refused([](VcpuState& state) { state.xsave.clear(); }).detail
-          == static_cast<std::uint64_t>(kvm::vcpu::SectionType::xsave));
-    CHECK(refused([](VcpuState& state) { state.cpuid.resize(257); }).code == Errc::no_vcpu_group);
-    CHECK(refused([](VcpuState& state) { state.xcrs.count = 17; }).code == Errc::no_vcpu_group);
+    CHECK(refused([](VcpuState& state) { state = VcpuState{}; }).cause == kvm::nested::Errc::wrong_vendor);
+    CHECK(refused([](VcpuState& state) { state = saved(VendorId::vmx); }).cause
+          == kvm::nested::Errc::wrong_vendor);
+    CHECK(refused([](VcpuState& state) { state.nested = saved(VendorId::vmx).nested; }).cause
+          == kvm::nested::Errc::wrong_vendor);
+    CHECK(refused([](VcpuState& state) { state.nested.clear(); }).cause == kvm::nested::Errc::no_state);
+    CHECK(refused([](VcpuState& state) { state.xsave.clear(); }).cause == Errc::no_vcpu_group);
+    CHECK(refused([](VcpuState& state) { state.xsave.clear(); }).detail == kvm::vcpu::group(Step::xsave));
+    CHECK(refused([](VcpuState& state) { state.cpuid.resize(257); }).cause == Errc::no_vcpu_group);
+    CHECK(refused([](VcpuState& state) { state.xcrs.count = 17; }).cause == Errc::no_vcpu_group);
 }
 
 TEST_CASE("a vCPU that is not fresh ends its instruction, however many exits that takes, and leaves L2") {
@@ -375,7 +420,7 @@ TEST_CASE("a vCPU that is not fresh ends its instruction, however many exits tha
     target.runs.assign(1000, {.exit_reason = 6}); // and one that never ends is given up
     const auto abandoned = whole(target).abandon();
     REQUIRE_FALSE(abandoned.has_value());
-    CHECK(abandoned.error().code == Errc::exit_pending);
+    CHECK(abandoned.error().cause == Errc::exit_pending);
 }
 
 TEST_CASE("the XSAVE area is as large as the target reads, whatever the state has") {
@@ -409,16 +454,16 @@ TEST_CASE("an interrupt controller must be in the kernel on both sides or on nei
     auto target = busy(VendorId::svm, 2);
     auto report = whole(target).restore(without);
     REQUIRE_FALSE(report.has_value());
-    CHECK(report.error().code == Errc::no_vcpu_group);
-    CHECK(report.error().operation == Operation::lapic);
-    CHECK(report.error().detail == static_cast<std::uint64_t>(kvm::vcpu::SectionType::lapic));
+    CHECK(report.error().cause == Errc::no_vcpu_group);
+    CHECK(report.error().step == Step::lapic);
+    CHECK(report.error().detail == kvm::vcpu::group(Step::lapic));
 
     target.lapic.reset();
     CHECK(whole(target).restore(without).has_value());
     report = whole(target).restore(with);
     REQUIRE_FALSE(report.has_value());
-    CHECK(report.error().code == Errc::refused);
-    CHECK(report.error().operation == Operation::lapic);
+    CHECK(report.error().cause == kvm::nested::Errc::refused);
+    CHECK(report.error().step == Step::lapic);
 }
 
 TEST_CASE("the enlightened VMCS is switched on where it is required") {
@@ -443,8 +488,8 @@ TEST_CASE("the SynIC is switched on where it is required, before the MSRs") {
     target.failure = {.request = request::enable_cap, .error_number = EINVAL};
     const auto failed = whole(target, {.hyperv_synic = HypervSynic::synic2}).enable_capabilities();
     REQUIRE_FALSE(failed.has_value());
-    CHECK(failed.error().code == Errc::refused);
-    CHECK(failed.error().detail == cap::hyperv_synic2);
+    CHECK(failed.error().cause == kvm::nested::Errc::refused);
+    CHECK(failed.error().detail == kvm::vcpu::capability(cap::hyperv_synic2));
 }
 
 } // namespace

@@ -10,10 +10,10 @@ import unit.vcpu.support;
 
 namespace {
 
-using kvm::nested::Errc;
-using kvm::nested::Operation;
 using kvm::nested::VendorId;
+using kvm::vcpu::Errc;
 using kvm::vcpu::FirstRun;
+using kvm::vcpu::Operation;
 using unit::busy;
 using unit::RunEnd;
 using unit::whole;
@@ -72,8 +72,8 @@ TEST_CASE("a run that fails is an error of its own") {
     fake.runs = {{.error_number = EFAULT}};
     const auto result = whole(fake).first_run();
     REQUIRE_FALSE(result.has_value());
-    CHECK(result.error().operation == Operation::run);
-    CHECK(result.error().code == Errc::bad_address);
+    CHECK(result.error().operation == Operation::first_run);
+    CHECK(result.error().cause == kvm::nested::Errc::bad_address);
 }
 
 TEST_CASE("verdicts have names") {

@@ -12,9 +12,10 @@ import unit.vcpu.support;
 
 namespace {
 
-using kvm::nested::Errc;
-using kvm::nested::Operation;
 using kvm::nested::VendorId;
+using kvm::vcpu::Errc;
+using kvm::vcpu::Operation;
+using kvm::vcpu::Step;
 using unit::busy;
 using unit::whole;
 namespace request = unit::request;
@@ -65,9 +66,9 @@ TEST_CASE("an exit that comes up while I/O is completed has to be handled first"
     fake.runs = {{.exit_reason = 6}}; // KVM_EXIT_MMIO: the other half of an access that straddles
     const auto state = whole(fake).save();
     REQUIRE_FALSE(state.has_value());
-    CHECK(state.error().code == Errc::exit_pending);
-    CHECK(state.error().operation == Operation::complete_io);
-    CHECK(state.error().detail == 6);
+    CHECK(state.error().cause == Errc::exit_pending);
+    CHECK(state.error().step == Step::pending_io);
+    CHECK(state.error().detail.value == 6);
     CHECK(fake.page.immediate_exit == 0);
     CHECK(whole(fake).save().has_value());
 }
@@ -79,14 +80,14 @@ TEST_CASE("a vCPU that waits for its SIPI can be saved") {
 }
 
 TEST_CASE("saving without a capability that must be on says which") {
-    for (const auto& [flag, capability] :
+    for (const auto& [flag, number] :
          {std::pair{0x10u, cap::exception_payload}, std::pair{0x20u, cap::triple_fault_event}}) {
         auto fake = busy(VendorId::svm);
         fake.events_flags &= ~flag;
         const auto state = whole(fake).save();
         REQUIRE_FALSE(state.has_value());
-        CHECK(state.error().code == Errc::not_prepared);
-        CHECK(state.error().detail == capability);
+        CHECK(state.error().cause == Errc::not_prepared);
+        CHECK(state.error().detail == kvm::vcpu::capability(number));
     }
 }
 
@@ -105,37 +106,31 @@ TEST_CASE("the state says what was really on, whatever was promised") {
     CHECK(state->requirements.disabled_quirks == 3);
 }
 
-TEST_CASE("each failing ioctl gives an error with its operation") {
-    const std::pair<unsigned long, Operation> rows[] = {
-        {request::run, Operation::complete_io},
-        {request::get_mp_state, Operation::mp_state},
-        {request::get_vcpu_events, Operation::events},
-        {request::get_regs, Operation::regs},
-        {request::get_sregs2, Operation::sregs},
-        {request::check_extension, Operation::xsave},
-        {request::get_xsave, Operation::xsave},
-        {request::get_xcrs, Operation::xcrs},
-        {request::get_debugregs, Operation::debugregs},
-        {request::get_lapic, Operation::lapic},
-        {request::get_cpuid2, Operation::cpuid},
-        {request::get_nested_state, Operation::get_nested_state},
-        {request::get_tsc_khz, Operation::tsc},
-        {request::get_msr_feature_index_list, Operation::msrs},
-        {request::get_msr_index_list, Operation::msrs},
-        {request::get_msrs, Operation::msrs},
+TEST_CASE("each failing ioctl gives an error with its step") {
+    const std::pair<unsigned long, Step> rows[] = {
+        {request::run, Step::pending_io},          {request::get_mp_state, Step::mp_state},
+        {request::get_vcpu_events, Step::events},  {request::get_regs, Step::regs},
+        {request::get_sregs2, Step::sregs},        {request::check_extension, Step::xsave},
+        {request::get_xsave, Step::xsave},         {request::get_xcrs, Step::xcrs},
+        {request::get_debugregs, Step::debugregs}, {request::get_lapic, Step::lapic},
+        {request::get_cpuid2, Step::cpuid},        {request::get_nested_state, Step::nested_state},
+        {request::get_tsc_khz, Step::tsc},         {request::get_msr_feature_index_list, Step::feature_msrs},
+        {request::get_msr_index_list, Step::msrs}, {request::get_msrs, Step::feature_msrs},
     };
-    for (const auto& [failing, operation] : rows) {
-        CAPTURE(name(operation));
-        for (const auto& [number, code] :
-             {std::pair{ENOMEM, Errc::out_of_memory}, std::pair{EFAULT, Errc::bad_address},
-              std::pair{EIO, Errc::other_process_or_dead_vm}}) {
+    for (const auto& [failing, step] : rows) {
+        CAPTURE(name(step));
+        for (const auto& [number, code] : {std::pair{ENOMEM, kvm::nested::Errc::out_of_memory},
+                                           std::pair{EFAULT, kvm::nested::Errc::bad_address},
+                                           std::pair{EIO, kvm::nested::Errc::other_process_or_dead_vm}}) {
             auto fake = busy(VendorId::svm);
             const auto vcpu = whole(fake);
             fake.failure = {.request = failing, .error_number = number};
             const auto state = vcpu.save();
             REQUIRE_FALSE(state.has_value());
-            CHECK(state.error().operation == operation);
-            CHECK(state.error().code == code);
+            CHECK(state.error().operation == Operation::save);
+            CHECK(state.error().step == step);
+            CHECK(state.error().request == failing);
+            CHECK(state.error().cause == code);
             CHECK(state.error().error_number == number);
         }
     }
@@ -154,14 +149,14 @@ TEST_CASE("the wrong descriptor is said to be one, whichever ioctl meets it firs
                                     fake}
             .save()
             .error()
-            .code;
+            .cause;
     };
-    CHECK(with(3, 4, 4) == Errc::vm_fd_given);
-    CHECK(with(3, 4, 3) == Errc::system_fd_given);
-    CHECK(with(3, 5, 5) == Errc::vcpu_fd_given);
-    CHECK(with(4, 4, 5) == Errc::vm_fd_given);
-    CHECK(with(5, 4, 5) == Errc::vcpu_fd_given);
-    CHECK(with(99, 4, 5) == Errc::bad_descriptor);
+    CHECK(with(3, 4, 4) == kvm::nested::Errc::vm_fd_given);
+    CHECK(with(3, 4, 3) == kvm::nested::Errc::system_fd_given);
+    CHECK(with(3, 5, 5) == kvm::nested::Errc::vcpu_fd_given);
+    CHECK(with(4, 4, 5) == kvm::nested::Errc::vm_fd_given);
+    CHECK(with(5, 4, 5) == kvm::nested::Errc::vcpu_fd_given);
+    CHECK(with(99, 4, 5) == kvm::nested::Errc::bad_descriptor);
 }
 
 TEST_CASE("reading MSRs goes on behind those that the vCPU does not let one read") {
@@ -241,22 +236,22 @@ TEST_CASE("sizes and counts that no kernel gives are refused") {
     };
     for (const int size : {1, 4095, 65537, 0x7fffffff}) {
         const auto error = error_of([=](auto& fake) { fake.offered[cap::xsave2] = size; });
-        CHECK(error.code == Errc::unexpected);
-        CHECK(error.operation == Operation::xsave);
-        CHECK(error.detail == static_cast<unsigned>(size));
+        CHECK(error.cause == kvm::nested::Errc::unexpected);
+        CHECK(error.step == Step::xsave);
+        CHECK(error.detail.value == static_cast<unsigned>(size));
     }
     for (const std::uint32_t count : {4097u, 0xffffffffu}) {
         const auto error = error_of([=](auto& fake) { fake.claimed_msr_list = count; });
-        CHECK(error.code == Errc::unexpected);
-        CHECK(error.operation == Operation::msrs);
+        CHECK(error.cause == kvm::nested::Errc::unexpected);
+        CHECK(error.step == Step::feature_msrs);
     }
     for (const std::uint32_t count : {257u, 0xffffffffu})
-        CHECK(error_of([=](auto& fake) { fake.claimed_cpuid = count; }).operation == Operation::cpuid);
+        CHECK(error_of([=](auto& fake) { fake.claimed_cpuid = count; }).step == Step::cpuid);
     for (const std::uint32_t count : {17u, 0xffffffffu})
-        CHECK(error_of([=](auto& fake) { fake.claimed_xcrs = count; }).operation == Operation::xcrs);
+        CHECK(error_of([=](auto& fake) { fake.claimed_xcrs = count; }).step == Step::xcrs);
     for (const int count : {129, 0x7fffffff})
-        CHECK(error_of([=](auto& fake) { fake.claimed_msrs = count; }).operation == Operation::msrs);
-    CHECK(error_of([](auto& fake) { fake.msr_list.resize(5000); }).detail == 5000);
+        CHECK(error_of([=](auto& fake) { fake.claimed_msrs = count; }).step == Step::feature_msrs);
+    CHECK(error_of([](auto& fake) { fake.msr_list.resize(5000); }).detail.value == 5000);
 }
 
 TEST_CASE("an ioctl that succeeds with another number than 0 has not succeeded") {
@@ -265,7 +260,7 @@ TEST_CASE("an ioctl that succeeds with another number than 0 has not succeeded")
     fake.failure = {.request = request::get_regs, .value = 3};
     const auto state = vcpu.save();
     REQUIRE_FALSE(state.has_value());
-    CHECK(state.error().code == Errc::unexpected);
+    CHECK(state.error().cause == kvm::nested::Errc::unexpected);
     CHECK(state.error().raw_result == 3);
 }
 
@@ -274,8 +269,8 @@ TEST_CASE("a nested state of the other vendor is refused") {
     fake.nested = unit::l2_active(VendorId::svm);
     const auto state = whole(fake).save();
     REQUIRE_FALSE(state.has_value());
-    CHECK(state.error().code == Errc::wrong_vendor);
-    CHECK(state.error().operation == Operation::get_nested_state);
+    CHECK(state.error().cause == kvm::nested::Errc::wrong_vendor);
+    CHECK(state.error().step == Step::nested_state);
 }
 
 TEST_CASE("without an in-kernel APIC there is none in the state") {

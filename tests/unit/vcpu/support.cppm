@@ -105,6 +105,7 @@ struct FakeKvm {
         unsigned long request;
         int value = -1;
         int error_number = ENOMEM;
+        int from = 1; ///< the first of its calls that fails
     };
     std::optional<Failure> failure;
     /// What hostile kernels write where a count belongs.
@@ -120,7 +121,7 @@ struct FakeKvm {
 
     inline kvm::nested::IoctlResult operator()(int fd, unsigned long number, void* argument) noexcept {
         calls.push_back({fd, number, number == request::set_msrs ? word(argument, 8) : 0});
-        if (failure && failure->request == number)
+        if (failure && failure->request == number && --failure->from <= 0)
             return {failure->value, failure->error_number};
         switch (fd) {
         case system:

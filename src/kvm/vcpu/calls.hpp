@@ -1,22 +1,14 @@
 // SPDX-License-Identifier: MIT
 //
-// The ioctls of a vCPU as WholeVcpu uses them, each with its Error. Nothing here is exported.
-module;
-#include <array>
-#include <cstddef>
-#include <cstdint>
-#include <expected>
-#include <span>
-#include <vector>
-export module kvm.vcpu:calls;
-import kvm.nested;
-import :uapi;
+// The ioctls of a vCPU as kvm.vcpu makes them, each with its Error. Internal: included by implementation
+// units, behind `module kvm.vcpu;`, with <array>, <cstddef>, <cstdint>, <expected>, <span>, <vector> before.
+#pragma once
 
 namespace kvm::vcpu::detail {
 
-/// The descriptors and the run page of one vCPU. All members of this library that ask the kernel go through
-/// it.
+/// The descriptors and the run page of one vCPU. All of this library that asks the kernel goes through it.
 struct VcpuCalls {
+    Operation operation; ///< what the caller called
     SystemFd system;
     VmFd vm;
     VcpuFd vcpu;
@@ -24,13 +16,18 @@ struct VcpuCalls {
     IoctlRef ioctl;
 
     /// An ioctl on the vCPU whose only success is 0.
-    [[nodiscard]] std::expected<void, Error> call(Operation operation, unsigned long request,
-                                                  void* argument) const;
+    [[nodiscard]] Result call(unsigned long request, void* argument) const;
+    /// KVM_SET_*, which only read: they need no copy.
+    [[nodiscard]] Result set(unsigned long request, const void* argument) const;
 
     // What a failed ioctl means, by the descriptor it was on.
-    Error vcpu_failed(Operation operation, IoctlResult result) const;
-    Error vm_failed(Operation operation, IoctlResult result) const;
-    Error system_failed(Operation operation, IoctlResult result) const;
+    Error vcpu_failed(unsigned long request, IoctlResult result) const;
+    Error vm_failed(unsigned long request, IoctlResult result) const;
+    Error system_failed(unsigned long request, IoctlResult result) const;
+
+    std::unexpected<Error> fail(Cause cause, Detail detail = {}) const;
+    /// An answer that no kernel gives.
+    std::unexpected<Error> absurd(unsigned long request, std::uint64_t answer) const;
 
     /// Bytes that KVM_GET_XSAVE2 writes and KVM_SET_XSAVE reads.
     [[nodiscard]] std::expected<std::size_t, Error> xsave_size() const;
@@ -46,7 +43,7 @@ struct VcpuCalls {
 
     /// KVM_RUN with immediate_exit: ends the instruction whose I/O user space has handled.
     /// @return Errc::exit_pending: that brought another exit
-    [[nodiscard]] std::expected<void, Error> complete_io() const;
+    [[nodiscard]] Result complete_io() const;
 
     // The run page, which the kernel writes behind the compiler's back.
     std::uint8_t immediate_exit() const noexcept;
@@ -55,11 +52,20 @@ struct VcpuCalls {
     void run_word(std::size_t offset, std::uint32_t value) const noexcept;
 };
 
-/// The kernel's variable-length argument of KVM_GET_CPUID2 and KVM_SET_CPUID2.
-struct CpuidBlock {
-    std::uint32_t count;
-    std::uint32_t padding;
-    std::array<uapi::CpuidEntry, uapi::cpuid_limit> entries; // not initialised
+struct Saving {
+    const VcpuCalls& calls;
+    Host<Any> host;
+    const Requirements& promised;
+    VcpuState& state;
+};
+
+struct Restoring {
+    const VcpuCalls& calls;
+    Host<Any> host;
+    const VcpuState& state;
+    RestoreReport& report;
+
+    inline Vcpu<Any, IoctlRef> nested() const noexcept { return {host, calls.vcpu, calls.ioctl}; }
 };
 
 } // namespace kvm::vcpu::detail
