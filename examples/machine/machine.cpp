@@ -238,7 +238,9 @@ Result<Machine> Machine::create(const Options& options) {
 
     auto done = machine.place_pages_of_kvm().and_then(
         [&] { return machine.add_memory(options.memory_size, options.smm); });
-    if (done && options.kernel_apic)
+    if (done && options.kernel_devices)
+        done = machine.add_kernel_devices();
+    else if (done && options.kernel_apic)
         done = machine.enable_kernel_apic();
     for (unsigned id = 0; done && id < options.vcpus; ++id) {
         done = machine.add_vcpu(id, static_cast<std::size_t>(run_page_size));
@@ -291,6 +293,15 @@ Result<void> Machine::enable_kernel_apic() const {
     enable.args[0] = 24; // pins of the IOAPIC that is not there
     if (::ioctl(vm_fd(), KVM_ENABLE_CAP, &enable) != 0)
         return failed("KVM_CAP_SPLIT_IRQCHIP");
+    return {};
+}
+
+Result<void> Machine::add_kernel_devices() const {
+    if (::ioctl(vm_fd(), KVM_CREATE_IRQCHIP, 0) != 0)
+        return failed("KVM_CREATE_IRQCHIP");
+    kvm_pit_config pit = {};
+    if (::ioctl(vm_fd(), KVM_CREATE_PIT2, &pit) != 0)
+        return failed("KVM_CREATE_PIT2");
     return {};
 }
 

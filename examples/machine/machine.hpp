@@ -143,6 +143,8 @@ struct Options {
     /// Local APICs in the kernel. There is no IOAPIC and no PIC. A vCPU that executes HLT then waits in
     /// KVM_RUN, and all vCPUs but the first wait for a SIPI until they are set runnable.
     bool kernel_apic = false;
+    /// PICs, IOAPIC and PIT in the kernel as well. What is said of kernel_apic is true then, too.
+    bool kernel_devices = false;
     /// The same memory for system-management mode. Without it there is none there, and a vCPU that takes an
     /// SMI (KVM_SMI) makes KVM_RUN fail.
     bool smm = false;
@@ -199,6 +201,7 @@ class Machine {
     place_pages_of_kvm() const; // kvm-intel wants them for real mode; kvm-amd ignores them
     [[nodiscard]] Result<void> add_memory(std::size_t size, bool smm);
     [[nodiscard]] Result<void> enable_kernel_apic() const;
+    [[nodiscard]] Result<void> add_kernel_devices() const;
     [[nodiscard]] Result<void> add_vcpu(unsigned id, std::size_t run_page_size);
     [[nodiscard]] Result<void> set_supported_cpuid(unsigned vcpu) const;
 

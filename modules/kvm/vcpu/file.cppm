@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 //
-// The file form of a VcpuState, for disks and sockets alike.
+// The file form of a VcpuState, and of a VmState with the VcpuStates of all its vCPUs, for disks and sockets
+// alike.
 //
 // All numbers are little-endian. A file is a header and sections behind each other, nothing between and
 // nothing behind. Every byte is covered by a checksum or has one possible value, so that no flipped bit goes
@@ -23,12 +24,14 @@
 //
 // Section, 24 bytes, then its payload, then zeroes up to a multiple of 8:
 //      0   4  type; bit 31 set: the caller's own
-//      4   4  flags: bit 0 mandatory: who does not know the type must not go on; the other bits are zero
+//      4   4  flags: bit 0 mandatory: who does not know the type must not go on; bits 31:16 the vCPU that it
+//             belongs to, counted from 0, and 0 where it belongs to none; the other bits are zero
 //      8   8  bytes of the payload
 //     16   4  CRC-32 of the payload
 //     20   4  CRC-32 of bytes 0 to 19
 //
-// Types. All are mandatory and, but for lapic, must be there, each once. The layouts are those of :uapi.
+// Types of a vCPU. All are mandatory and, but for lapic and tsc_offset, must be there, each once for each
+// vCPU; all sections of a vCPU come before those of the next. The layouts are those of :uapi.
 //      1  cpuid         CpuidEntry, 40 bytes each, at most 256
 //      2  feature_msrs  Msr, 16 bytes each, at most 4096; bytes 4 to 7 of each are zero
 //      3  msrs          the same
@@ -42,11 +45,18 @@
 //     11  mp_state      4 bytes
 //     12  lapic         1024 bytes; only where the interrupt controller is in the kernel
 //     13  nested_state  128 to 8320 bytes: what NestedStateBuffer::parse() takes, of the header's vendor
+//     14  tsc_offset    8 bytes; only where the kernel tells it
+//
+// Types of a VM. All are mandatory. They are in no file of a single vCPU, and clock is in every file of a VM.
+//     64  clock         64 bytes: VmClock
+//     65  irqchips      1560 bytes: Irqchips; only where they are in the kernel
+//     66  pit           112 bytes; only where it is in the kernel
 module;
 #include <cstddef>
 #include <cstdint>
 #include <expected>
 #include <memory>
+#include <optional>
 #include <span>
 #include <type_traits>
 #include <vector>
@@ -54,6 +64,7 @@ export module kvm.vcpu:file;
 import kvm.nested;
 import :error;
 import :state;
+import :vm_state;
 
 export namespace kvm::vcpu {
 
@@ -97,6 +108,26 @@ class ByteSink {
 [[nodiscard]] std::expected<void, Error> encode(const VcpuState& state, ByteSink sink,
                                                 std::span<const Section> callers = {});
 
+/// The same for a whole VM: what belongs to it, and its vCPUs in their order.
+/// @return what is said above; Errc::no_state without a vCPU, Errc::wrong_vendor where vCPUs differ in it,
+///         Errc::not_prepared or Errc::requirement_differs where they or the VM contradict each other
+[[nodiscard]] std::expected<void, Error> encode(const VmState& vm, std::span<const VcpuState> vcpus,
+                                                ByteSink sink, std::span<const Section> callers = {});
+
+/// How many bytes encode() will write, for who has to announce it.
+[[nodiscard]] std::uint64_t encoded_size(const VcpuState& state, std::span<const Section> callers = {});
+[[nodiscard]] std::uint64_t encoded_size(const VmState& vm, std::span<const VcpuState> vcpus,
+                                         std::span<const Section> callers = {});
+
+/// Bytes of the beginning of a file that file_size() needs.
+inline constexpr std::size_t file_header_size = 64;
+
+/// How many bytes a file has in all, for who receives it from a socket. The beginning is checked.
+/// @param beginning file_header_size bytes or more
+/// @return Errc::not_our_file, Errc::too_short, Errc::unknown_file_version, Errc::damaged_file,
+///         Errc::malformed_section; detail: offset in the file
+[[nodiscard]] std::expected<std::uint64_t, Error> file_size(std::span<const std::byte> beginning);
+
 /// A state and the caller's sections, in the order of the file. Their bytes are those of the input.
 struct ParsedFile {
     VcpuState state;
@@ -106,7 +137,18 @@ struct ParsedFile {
 /// Makes a state of exactly the bytes of a file. Trusts nothing, and allocates no more than there are bytes.
 /// @return Errc::not_our_file to Errc::missing_section, Errc::too_short, Errc::too_long, Errc::wrong_vendor
 ///         (the nested state is not of the header's vendor), or what NestedStateBuffer::parse() says;
-///         detail: offset in the file, for missing_section the type
+///         detail: offset in the file, for missing_section the type. A file of a VM says
+///         Errc::unknown_mandatory_section: see parse_vm()
 [[nodiscard]] std::expected<ParsedFile, Error> parse_vcpu(std::span<const std::byte> bytes);
+
+/// What is in a file, whether of a VM or of a single vCPU.
+struct ParsedVm {
+    std::optional<VmState> vm;     ///< none: the file is of a single vCPU
+    std::vector<VcpuState> vcpus;  ///< one at least
+    std::vector<Section> sections; ///< the caller's, in the order of the file; bytes of the input
+};
+
+/// The same for a whole VM.
+[[nodiscard]] std::expected<ParsedVm, Error> parse_vm(std::span<const std::byte> bytes);
 
 } // namespace kvm::vcpu

@@ -14,6 +14,7 @@ import kvm.nested;
 import :uapi;
 import :error;
 import :state;
+import :vm_state;
 import :file;
 
 export namespace kvm::vcpu {
@@ -29,6 +30,11 @@ export namespace kvm::vcpu {
 /// @param path const char*, std::string or std::filesystem::path
 /// @return Errc::file_system with its errno, Errc::file_not_synced, or what encode() says
 [[nodiscard]] std::expected<void, Error> write_file(const std::string& path, const VcpuState& state,
+                                                    std::span<const Section> callers = {});
+
+/// The same for a whole VM.
+[[nodiscard]] std::expected<void, Error> write_file(const std::string& path, const VmState& vm,
+                                                    std::span<const VcpuState> vcpus,
                                                     std::span<const Section> callers = {});
 
 /// The same for any bytes: a raw nested state, guest memory.

@@ -32,12 +32,14 @@ enum class Step : std::uint8_t {
     pending_io,
     clear_nested_state,
     memory,
+    clock,
     cpuid,
     vcpu_capabilities,
     feature_msrs,
     sregs,
-    lapic,
     tsc,
+    tsc_offset,
+    lapic,
     msrs,
     xcrs,
     xsave,
@@ -46,6 +48,8 @@ enum class Step : std::uint8_t {
     events,
     mp_state,
     nested_state,
+    irqchips,
+    pit,
     first_run,
 };
 
@@ -59,6 +63,9 @@ struct VcpuState {
     std::vector<uapi::Msr> feature_msrs; ///< capabilities: what the vCPU's CPUID does not tell
     std::vector<uapi::Msr> msrs;
     std::uint32_t tsc_khz = 0; ///< 0: not known
+    /// What L1's TSC is more than the host's, scaled: with VmClock, all TSCs of a VM. None: KVM does not
+    /// tell.
+    std::optional<std::uint64_t> tsc_offset;
     uapi::Sregs2 sregs{};
     uapi::Regs regs{};
     std::vector<std::byte> xsave; ///< uapi::xsave_size bytes or more
@@ -210,6 +217,8 @@ Result save_lapic(const Saving&);
 Result restore_lapic(const Restoring&);
 Result save_tsc(const Saving&);
 Result restore_tsc(const Restoring&);
+Result save_tsc_offset(const Saving&);
+Result restore_tsc_offset(const Restoring&);
 Result save_msrs(const Saving&);
 Result restore_msrs(const Restoring&);
 Result save_xcrs(const Saving&);
@@ -259,6 +268,12 @@ inline constexpr std::array rows = std::to_array<Row>({
      .how = "memory slots and their contents: the caller's",
      .reason = "VMX reads the link pointer's VMCS when the nested state is set, and the first run reads the "
                "rest"},
+    {.step = Step::clock,
+     .name = "clock",
+     .how = "KVM_SET_CLOCK on the VM: WholeVm",
+     .reason =
+         "TSC offsets are worked out against it, and MSRs that make KVM write the time into guest memory "
+         "take it from here"},
     {.step = Step::cpuid,
      .name = "cpuid",
      .how = "KVM_SET_CPUID2",
@@ -296,6 +311,26 @@ inline constexpr std::array rows = std::to_array<Row>({
      .group = of<&VcpuState::sregs>({.section = 5,
                                      .get = {request::get_sregs2, "KVM_GET_SREGS2"},
                                      .set = {request::set_sregs2, "KVM_SET_SREGS2"}})},
+    {.step = Step::tsc,
+     .name = "tsc",
+     .how = "KVM_SET_TSC_KHZ",
+     .reason = "the TSC is scaled by the frequency that is set when it or its offset is written",
+     .restore = restore_tsc,
+     .group = of<&VcpuState::tsc_khz>({.section = 4,
+                                       .get = {request::get_tsc_khz, "KVM_GET_TSC_KHZ"},
+                                       .set = {request::set_tsc_khz, "KVM_SET_TSC_KHZ"},
+                                       .save = save_tsc})},
+    {.step = Step::tsc_offset,
+     .name = "tsc_offset",
+     .how = "KVM_SET_DEVICE_ATTR, KVM_VCPU_TSC_OFFSET: with the VM's TscShift",
+     .reason = "changing the frequency moves the TSC; the timers of the local APIC and of VMX are armed "
+               "against the "
+               "TSC of the moment",
+     .restore = restore_tsc_offset,
+     .group = of<&VcpuState::tsc_offset>({.section = 14,
+                                          .get = {request::get_device_attr, "KVM_GET_DEVICE_ATTR"},
+                                          .set = {request::set_device_attr, "KVM_SET_DEVICE_ATTR"},
+                                          .save = save_tsc_offset})},
     {.step = Step::lapic,
      .name = "lapic",
      .how = "KVM_SET_LAPIC",
@@ -305,15 +340,6 @@ inline constexpr std::array rows = std::to_array<Row>({
                                      .get = {request::get_lapic, "KVM_GET_LAPIC"},
                                      .set = {request::set_lapic, "KVM_SET_LAPIC"},
                                      .save = save_lapic})},
-    {.step = Step::tsc,
-     .name = "tsc",
-     .how = "KVM_SET_TSC_KHZ",
-     .reason = "the TSC is scaled by the frequency that is set when it is written",
-     .restore = restore_tsc,
-     .group = of<&VcpuState::tsc_khz>({.section = 4,
-                                       .get = {request::get_tsc_khz, "KVM_GET_TSC_KHZ"},
-                                       .set = {request::set_tsc_khz, "KVM_SET_TSC_KHZ"},
-                                       .save = save_tsc})},
     {.step = Step::msrs,
      .name = "msrs",
      .how = "KVM_SET_MSRS with the other MSRs",
@@ -391,6 +417,14 @@ inline constexpr std::array rows = std::to_array<Row>({
                                  .set = {request::set_nested_state, "KVM_SET_NESTED_STATE"},
                                  .save = save_nested_state,
                                  .valid = [](const VcpuState& state) { return !state.nested.is_empty(); }})},
+    {.step = Step::irqchips,
+     .name = "irqchips",
+     .how = "KVM_SET_IRQCHIP on the VM: WholeVm",
+     .reason = "what waits in the IOAPIC goes into the local APICs at once, so all of them come before"},
+    {.step = Step::pit,
+     .name = "pit",
+     .how = "KVM_SET_PIT2 on the VM: WholeVm",
+     .reason = "it starts to count, and interrupts through the others"},
     {.step = Step::first_run,
      .name = "first_run",
      .how = "KVM_RUN: WholeVcpu::first_run()",

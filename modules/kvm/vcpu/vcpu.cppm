@@ -15,6 +15,7 @@ import :error;
 import :order;
 import :prepare;
 import :state;
+import :tsc;
 
 namespace kvm::vcpu::detail {
 struct VcpuCalls; // src/kvm/vcpu/calls.hpp
@@ -43,6 +44,10 @@ struct RestoreReport {
     std::vector<RefusedMsr> derived_msrs;
     /// This host cannot run the guest's TSC at the frequency of the state.
     bool tsc_khz_refused = false;
+    /// Restored with a TscShift, and the TSC could not be set by its offset, so it was written as an MSR: a
+    /// vCPU that is restored later is behind by as much. The kernel or the state has no offset, or the
+    /// state's frequency is not the VM's.
+    bool tsc_offset_refused = false;
 
     /// The vCPU has everything that the state has.
     bool complete() const noexcept;
@@ -92,7 +97,12 @@ class WholeVcpu {
     /// group), Errc::not_prepared and Errc::requirement_differs (detail: the capability). After any other
     /// error the vCPU is half restored and must not run: restore again, or give it up. From the step
     /// `clear_nested_state` on the effect of an error is Effect::nested_state_lost.
+    ///
+    /// Without a TscShift the TSC goes on from where it stood when the vCPU was saved, at the moment of the
+    /// restore: right for a VM with one vCPU. With it, all vCPUs of a VM keep one time; see WholeVm.
     [[nodiscard]] std::expected<RestoreReport, Error> restore(const VcpuState& state) const;
+    [[nodiscard]] std::expected<RestoreReport, Error> restore(const VcpuState& state,
+                                                              const TscShift& shift) const;
 
     /// Makes a vCPU that has run forget what it was in the middle of: completes its I/O and takes it out of
     /// nested operation. restore() does this, too; a VMM that restores into a vCPU that is not fresh calls it
@@ -111,10 +121,13 @@ class WholeVcpu {
     /// The nested state alone.
     inline Vcpu<Any, IoctlRef> nested() const noexcept { return {host_, vcpu_, ioctl_}; }
 
+    inline VcpuFd descriptor() const noexcept { return vcpu_; }
     inline const Requirements& requirements() const noexcept { return requirements_; }
 
   private:
     [[nodiscard]] detail::VcpuCalls calls(Operation operation) const noexcept;
+    [[nodiscard]] std::expected<RestoreReport, Error> restore(const VcpuState& state,
+                                                              const TscShift* shift) const;
     [[nodiscard]] std::expected<void, Error> check(const VcpuState& state) const;
 
     Host<Any> host_;

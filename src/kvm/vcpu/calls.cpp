@@ -7,6 +7,7 @@ module;
 #include <cstdint>
 #include <cstring>
 #include <expected>
+#include <optional>
 #include <span>
 #include <utility>
 #include <vector>

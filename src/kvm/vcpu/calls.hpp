@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: MIT
 //
 // The ioctls of a vCPU as kvm.vcpu makes them, each with its Error. Internal: included by implementation
-// units, behind `module kvm.vcpu;`, with <array>, <cstddef>, <cstdint>, <expected>, <span>, <vector> before.
+// units, behind `module kvm.vcpu;`, with <array>, <cstddef>, <cstdint>, <expected>, <optional>, <span>,
+// <vector> before.
 #pragma once
 
 namespace kvm::vcpu::detail {
@@ -64,8 +65,12 @@ struct Restoring {
     Host<Any> host;
     const VcpuState& state;
     RestoreReport& report;
+    const TscShift* shift; ///< nullptr: the vCPU is restored alone
 
     inline Vcpu<Any, IoctlRef> nested() const noexcept { return {host, calls.vcpu, calls.ioctl}; }
 };
+
+/// KVM_VCPU_TSC_OFFSET; none where the kernel does not have it.
+[[nodiscard]] std::expected<std::optional<std::uint64_t>, Error> read_tsc_offset(const VcpuCalls& calls);
 
 } // namespace kvm::vcpu::detail

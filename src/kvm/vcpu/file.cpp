@@ -10,6 +10,7 @@ module;
 #include <optional>
 #include <span>
 #include <type_traits>
+#include <utility>
 #include <vector>
 
 #include <zlib.h>
@@ -56,7 +57,11 @@ struct SectionHeader {
 static_assert(sizeof(SectionHeader) == 24 && offsetof(SectionHeader, payload_bytes) == 8
               && offsetof(SectionHeader, payload_checksum) == 16 && offsetof(SectionHeader, checksum) == 20);
 
+// Flags of a section.
 constexpr std::uint32_t mandatory = 1;
+constexpr int vcpu_shift = 16;
+constexpr std::size_t vcpu_limit = 0x10000;
+
 constexpr std::size_t alignment = 8;
 
 constexpr std::uint32_t requires_exception_payload = 1;
@@ -95,6 +100,34 @@ std::unexpected<Error> refuse_at(Cause cause, std::uint64_t offset) {
     return refuse(cause, file_offset(offset));
 }
 
+// --- what a VM has
+
+/// A group of a VmState.
+struct VmGroup {
+    std::uint32_t section;
+    bool (*present)(const VmState&);
+    Bytes (*bytes)(const VmState&);
+    bool (*parse)(Bytes, VmState&);
+};
+
+template <auto Member>
+constexpr VmGroup vm_group(std::uint32_t section) {
+    using T = std::remove_cvref_t<decltype(std::declval<VmState>().*Member)>;
+    if constexpr (is_optional<T>)
+        return {
+            section, [](const VmState& vm) { return (vm.*Member).has_value(); },
+            [](const VmState& vm) { return bytes_of(*(vm.*Member)); },
+            [](Bytes bytes, VmState& vm) { return parse_into((vm.*Member).emplace(), bytes).has_value(); }};
+    else
+        return {section, [](const VmState&) { return true; },
+                [](const VmState& vm) { return bytes_of(vm.*Member); },
+                [](Bytes bytes, VmState& vm) { return parse_into(vm.*Member, bytes).has_value(); }};
+}
+
+/// The first is in every file of a VM.
+constexpr std::array vm_groups{vm_group<&VmState::clock>(64), vm_group<&VmState::irqchips>(65),
+                               vm_group<&VmState::pit>(66)};
+
 // --- writing
 
 struct Piece {
@@ -103,12 +136,22 @@ struct Piece {
     Bytes payload;
 };
 
-std::vector<Piece> pieces_of(const VcpuState& state, std::span<const Section> callers) {
+/// `vm` may be nullptr.
+std::vector<Piece> pieces_of(const VmState* vm, std::span<const VcpuState> vcpus,
+                             std::span<const Section> callers) {
     std::vector<Piece> pieces;
-    for (const auto& row : rows)
-        if (row.is_group() && row.group.present(state))
-            pieces.push_back({row.group.section, mandatory, row.group.bytes(state)});
-    std::ranges::sort(pieces, {}, &Piece::type);
+    if (vm != nullptr)
+        for (const auto& group : vm_groups)
+            if (group.present(*vm))
+                pieces.push_back({group.section, mandatory, group.bytes(*vm)});
+    for (std::size_t i = 0; i < vcpus.size(); ++i) {
+        const auto first = static_cast<std::ptrdiff_t>(pieces.size());
+        const auto flags = mandatory | static_cast<std::uint32_t>(i) << vcpu_shift;
+        for (const auto& row : rows)
+            if (row.is_group() && row.group.present(vcpus[i]))
+                pieces.push_back({row.group.section, flags, row.group.bytes(vcpus[i])});
+        std::ranges::sort(pieces.begin() + first, pieces.end(), {}, &Piece::type);
+    }
     for (const auto& section : callers)
         pieces.push_back({section.type, 0, section.bytes});
     return pieces;
@@ -138,17 +181,22 @@ Requirements read_requirements(const FileHeader& header) {
                                                   : HypervSynic::off};
 }
 
-FileHeader header_of(const VcpuState& state, std::span<const Piece> pieces) {
+std::uint64_t size_of(std::span<const Piece> pieces) {
+    std::uint64_t size = sizeof(FileHeader);
+    for (const auto& piece : pieces)
+        size += sizeof(SectionHeader) + padded(piece.payload.size());
+    return size;
+}
+
+FileHeader header_of(VendorId vendor, const Requirements& requirements, std::span<const Piece> pieces) {
     FileHeader header{};
     header.magic = magic;
     header.version = file_version;
     header.header_bytes = sizeof header;
-    header.vendor = state.vendor == VendorId::vmx ? 0 : 1;
-    header.file_bytes = sizeof header;
-    for (const auto& piece : pieces)
-        header.file_bytes += sizeof(SectionHeader) + padded(piece.payload.size());
+    header.vendor = vendor == VendorId::vmx ? 0 : 1;
+    header.file_bytes = size_of(pieces);
     header.sections = static_cast<std::uint32_t>(pieces.size());
-    write_requirements(state.requirements, header);
+    write_requirements(requirements, header);
     header.checksum = checksum_of(header);
     return header;
 }
@@ -165,6 +213,45 @@ Result write_piece(const Piece& piece, const ByteSink& sink) {
     return sink(bytes_of(header))
         .and_then([&] { return piece.payload.empty() ? Result{} : sink(piece.payload); })
         .and_then([&] { return padding == 0 ? Result{} : sink(Bytes{zeroes}.first(padding)); });
+}
+
+/// What holds for the VM and all its vCPUs. Some of it KVM tells of each vCPU by itself, promised or not.
+std::expected<Requirements, Error> common_requirements(const VmState& vm, std::span<const VcpuState> vcpus) {
+    auto all = vm.requirements;
+    for (const auto& vcpu : vcpus) {
+        all.exception_payload |= vcpu.requirements.exception_payload;
+        all.triple_fault_event |= vcpu.requirements.triple_fault_event;
+        all.enlightened_vmcs |= vcpu.requirements.enlightened_vmcs;
+    }
+    for (const auto& vcpu : vcpus)
+        if (const auto fits = compatible(Operation::file, all, vcpu.requirements); !fits)
+            return std::unexpected(fits.error());
+    return all;
+}
+
+Result check(const VcpuState& state) {
+    if (state.nested.is_empty())
+        return refuse(nested::Errc::no_state, {});
+    if (state.nested.vendor() != state.vendor)
+        return refuse(nested::Errc::wrong_vendor, {});
+    if (const auto malformed = malformed_group(state))
+        return refuse(Errc::malformed_section, group(*malformed));
+    return {};
+}
+
+Result write(VendorId vendor, const Requirements& requirements, std::span<const Piece> pieces,
+             std::span<const Section> callers, const ByteSink& sink) {
+    for (const auto& section : callers)
+        if ((section.type & callers_section) == 0)
+            return refuse(Errc::malformed_section, {Detail::Kind::section, section.type});
+    const auto header = header_of(vendor, requirements, pieces);
+    auto done = sink(bytes_of(header));
+    for (const auto& piece : pieces) {
+        if (!done)
+            break;
+        done = write_piece(piece, sink);
+    }
+    return done;
 }
 
 // --- reading
@@ -196,17 +283,14 @@ std::expected<FileHeader, Error> parse_header(Bytes bytes) {
         return refuse_at(Errc::malformed_section, offsetof(FileHeader, requirements));
     if (header.reserved != decltype(header.reserved){})
         return refuse_at(Errc::malformed_section, offsetof(FileHeader, reserved));
-    if (header.file_bytes > bytes.size())
-        return refuse_at(nested::Errc::too_short, bytes.size());
-    if (header.file_bytes < bytes.size())
-        return refuse_at(nested::Errc::too_long, header.file_bytes);
     return header;
 }
 
 /// A section whose checksums fit, and where its payload is.
 struct Found {
     std::uint32_t type;
-    std::uint32_t flags;
+    bool is_mandatory;
+    std::size_t vcpu;
     Bytes payload;
     std::size_t offset; ///< of the section
     std::size_t payload_offset;
@@ -220,7 +304,7 @@ std::expected<Found, Error> section_at(Bytes file, std::size_t offset) {
     const auto header = read_as<SectionHeader>(rest);
     if (header.checksum != checksum_of(header))
         return refuse_at(Errc::damaged_file, offset + offsetof(SectionHeader, checksum));
-    if ((header.flags & ~mandatory) != 0)
+    if ((header.flags & ~mandatory & ((1u << vcpu_shift) - 1)) != 0)
         return refuse_at(Errc::malformed_section, offset + offsetof(SectionHeader, flags));
     const auto body = rest.subspan(sizeof header);
     if (header.payload_bytes > body.size() || padded(header.payload_bytes) > body.size())
@@ -234,7 +318,8 @@ std::expected<Found, Error> section_at(Bytes file, std::size_t offset) {
         if (body[i] != std::byte{0})
             return refuse_at(Errc::damaged_file, payload_offset + i);
     return Found{.type = header.type,
-                 .flags = header.flags,
+                 .is_mandatory = (header.flags & mandatory) != 0,
+                 .vcpu = header.flags >> vcpu_shift,
                  .payload = body.first(size),
                  .offset = offset,
                  .payload_offset = payload_offset,
@@ -272,64 +357,151 @@ Result check_whole(const VcpuState& state, Offsets& offsets) {
     return {};
 }
 
-} // namespace
+/// Reads the sections one after the other.
+class Parser {
+  public:
+    Parser(const FileHeader& header, bool one_vcpu) : header_{header}, one_vcpu_{one_vcpu} { next_vcpu(); }
 
-std::expected<void, Error> encode(const VcpuState& state, ByteSink sink, std::span<const Section> callers) {
-    if (state.nested.is_empty())
-        return refuse(nested::Errc::no_state, {});
-    if (state.nested.vendor() != state.vendor)
-        return refuse(nested::Errc::wrong_vendor, {});
-    if (const auto malformed = malformed_group(state))
-        return refuse(Errc::malformed_section, group(*malformed));
-    for (const auto& section : callers)
-        if ((section.type & callers_section) == 0)
-            return refuse(Errc::malformed_section, {Detail::Kind::section, section.type});
-
-    const auto pieces = pieces_of(state, callers);
-    const auto header = header_of(state, pieces);
-    auto done = sink(bytes_of(header));
-    for (const auto& piece : pieces) {
-        if (!done)
-            break;
-        done = write_piece(piece, sink);
+    std::expected<ParsedVm, Error> parse(Bytes file) && {
+        std::size_t offset = sizeof(FileHeader);
+        for (std::uint32_t i = 0; i < header_.sections; ++i) {
+            const auto section = section_at(file, offset);
+            if (!section)
+                return std::unexpected(section.error());
+            offset = section->end;
+            if (const auto taken = take_any(*section); !taken)
+                return std::unexpected(taken.error());
+        }
+        if (offset != file.size())
+            return refuse_at(Errc::malformed_section, offset);
+        if (const auto whole = check_whole(result_.vcpus.back(), offsets_); !whole)
+            return std::unexpected(whole.error());
+        if (result_.vm && vm_offsets_[0] == 0)
+            return refuse(Errc::missing_section, {Detail::Kind::section, vm_groups[0].section});
+        return std::move(result_);
     }
-    return done;
-}
 
-std::expected<ParsedFile, Error> parse_vcpu(std::span<const std::byte> bytes) {
+  private:
+    /// All of a vCPU's sections come before those of the next, so that no file makes us allocate more vCPUs
+    /// than it has bytes for.
+    void next_vcpu() {
+        auto& state = result_.vcpus.emplace_back();
+        state.vendor = header_.vendor == 0 ? VendorId::vmx : VendorId::svm;
+        state.requirements = read_requirements(header_);
+        offsets_ = {};
+    }
+
+    Result take_any(const Found& section) {
+        const bool callers = (section.type & callers_section) != 0;
+        const auto* row = find_section(section.type);
+        const auto group = std::ranges::find(vm_groups, section.type, &VmGroup::section);
+        if (row != nullptr)
+            return take_of_vcpu(section, *row);
+        if (section.vcpu != 0 && (callers || group != vm_groups.end()))
+            return refuse_at(Errc::malformed_section, section.offset + offsetof(SectionHeader, flags));
+        if (callers)
+            result_.sections.push_back({.type = section.type, .bytes = section.payload});
+        else if (group != vm_groups.end() && !one_vcpu_)
+            return take_of_vm(section, static_cast<std::size_t>(group - vm_groups.begin()));
+        else if (section.is_mandatory)
+            return refuse_at(Errc::unknown_mandatory_section, section.offset);
+        return {};
+    }
+
+    Result take_of_vcpu(const Found& section, const Row& row) {
+        if (section.vcpu == result_.vcpus.size()) {
+            if (one_vcpu_)
+                return refuse_at(Errc::unknown_mandatory_section, section.offset);
+            if (const auto whole = check_whole(result_.vcpus.back(), offsets_); !whole)
+                return whole;
+            next_vcpu();
+        }
+        if (section.vcpu + 1 != result_.vcpus.size())
+            return refuse_at(Errc::malformed_section, section.offset + offsetof(SectionHeader, flags));
+        auto& seen = offset_of(offsets_, row.step);
+        if (seen != 0)
+            return refuse_at(Errc::repeated_section, section.offset);
+        seen = section.offset;
+        return take(section, row.group, result_.vcpus.back());
+    }
+
+    Result take_of_vm(const Found& section, std::size_t index) {
+        if (vm_offsets_[index] != 0)
+            return refuse_at(Errc::repeated_section, section.offset);
+        vm_offsets_[index] = section.offset;
+        if (!result_.vm)
+            result_.vm.emplace().requirements = read_requirements(header_);
+        if (!vm_groups[index].parse(section.payload, *result_.vm))
+            return refuse_at(Errc::malformed_section, section.offset);
+        return {};
+    }
+
+    const FileHeader& header_;
+    bool one_vcpu_;
+    ParsedVm result_;
+    Offsets offsets_{}; ///< of the vCPU that is being read
+    std::array<std::size_t, vm_groups.size()> vm_offsets_{};
+};
+
+std::expected<ParsedVm, Error> parse(Bytes bytes, bool one_vcpu) {
     const auto header = parse_header(bytes);
     if (!header)
         return std::unexpected(header.error());
+    if (header->file_bytes > bytes.size())
+        return refuse_at(nested::Errc::too_short, bytes.size());
+    if (header->file_bytes < bytes.size())
+        return refuse_at(nested::Errc::too_long, header->file_bytes);
+    return Parser{*header, one_vcpu}.parse(bytes);
+}
 
-    ParsedFile file;
-    file.state.vendor = header->vendor == 0 ? VendorId::vmx : VendorId::svm;
-    file.state.requirements = read_requirements(*header);
+} // namespace
 
-    Offsets offsets{};
-    std::size_t offset = sizeof(FileHeader);
-    for (std::uint32_t i = 0; i < header->sections; ++i) {
-        const auto section = section_at(bytes, offset);
-        if (!section)
-            return std::unexpected(section.error());
-        offset = section->end;
-        if ((section->type & callers_section) != 0) {
-            file.sections.push_back({.type = section->type, .bytes = section->payload});
-        } else if (const auto* row = find_section(section->type)) {
-            auto& seen = offset_of(offsets, row->step);
-            if (seen != 0)
-                return refuse_at(Errc::repeated_section, section->offset);
-            seen = section->offset;
-            if (const auto taken = take(*section, row->group, file.state); !taken)
-                return std::unexpected(taken.error());
-        } else if ((section->flags & mandatory) != 0) {
-            return refuse_at(Errc::unknown_mandatory_section, section->offset);
-        }
+std::expected<void, Error> encode(const VcpuState& state, ByteSink sink, std::span<const Section> callers) {
+    if (const auto checked = check(state); !checked)
+        return checked;
+    return write(state.vendor, state.requirements, pieces_of(nullptr, {&state, 1}, callers), callers, sink);
+}
+
+std::expected<void, Error> encode(const VmState& vm, std::span<const VcpuState> vcpus, ByteSink sink,
+                                  std::span<const Section> callers) {
+    if (vcpus.empty())
+        return refuse(nested::Errc::no_state, {});
+    if (vcpus.size() > vcpu_limit)
+        return refuse(Errc::malformed_section, {});
+    for (const auto& vcpu : vcpus) {
+        if (const auto checked = check(vcpu); !checked)
+            return checked;
+        if (vcpu.vendor != vcpus.front().vendor)
+            return refuse(nested::Errc::wrong_vendor, {});
     }
-    if (offset != bytes.size())
-        return refuse_at(Errc::malformed_section, offset);
-    if (const auto whole = check_whole(file.state, offsets); !whole)
-        return std::unexpected(whole.error());
-    return file;
+    const auto requirements = common_requirements(vm, vcpus);
+    if (!requirements)
+        return std::unexpected(requirements.error());
+    return write(vcpus.front().vendor, *requirements, pieces_of(&vm, vcpus, callers), callers, sink);
+}
+
+std::uint64_t encoded_size(const VcpuState& state, std::span<const Section> callers) {
+    return size_of(pieces_of(nullptr, {&state, 1}, callers));
+}
+
+std::uint64_t encoded_size(const VmState& vm, std::span<const VcpuState> vcpus,
+                           std::span<const Section> callers) {
+    return size_of(pieces_of(&vm, vcpus, callers));
+}
+
+std::expected<std::uint64_t, Error> file_size(std::span<const std::byte> beginning) {
+    return parse_header(beginning).transform([](const FileHeader& header) { return header.file_bytes; });
+}
+
+std::expected<ParsedFile, Error> parse_vcpu(std::span<const std::byte> bytes) {
+    auto parsed = parse(bytes, true);
+    if (!parsed)
+        return std::unexpected(parsed.error());
+    return ParsedFile{std::move(parsed->vcpus.front()), std::move(parsed->sections)};
+}
+
+std::expected<ParsedVm, Error> parse_vm(std::span<const std::byte> bytes) {
+    return parse(bytes, false);
 }
 
 } // namespace kvm::vcpu

@@ -246,6 +246,11 @@ std::expected<void, Error> write_file(const std::string& path, const VcpuState& 
     return write_to(path, [&](auto&& sink) { return encode(state, sink, callers); });
 }
 
+std::expected<void, Error> write_file(const std::string& path, const VmState& vm,
+                                      std::span<const VcpuState> vcpus, std::span<const Section> callers) {
+    return write_to(path, [&](auto&& sink) { return encode(vm, vcpus, sink, callers); });
+}
+
 std::expected<void, Error> write_file(const std::string& path, std::span<const std::byte> bytes) {
     return write_to(path, [&](auto&& sink) { return sink(bytes); });
 }

@@ -4,9 +4,11 @@
 module;
 #include <algorithm>
 #include <array>
+#include <bit>
 #include <cerrno>
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 #include <expected>
 #include <optional>
 #include <span>
@@ -73,7 +75,7 @@ Result save_lapic(const Saving& saving) {
 }
 
 Result restore_lapic(const Restoring& restoring) {
-    const auto& [calls, host, state, report] = restoring;
+    const auto& [calls, host, state, report, shift] = restoring;
     if (state.lapic)
         return calls.set(uapi::request::set_lapic, &*state.lapic);
     uapi::Lapic unwanted;
@@ -100,7 +102,7 @@ Result save_tsc(const Saving& saving) {
 /// (seen on 6.1). Whether it is that one only the VM can tell: a refused vCPU says that it has what it was
 /// asked for.
 Result restore_tsc(const Restoring& restoring) {
-    const auto& [calls, host, state, report] = restoring;
+    const auto& [calls, host, state, report, shift] = restoring;
     if (state.tsc_khz == 0)
         return {};
     const auto set = calls.ioctl.with_number(calls.vcpu.number, uapi::request::set_tsc_khz, state.tsc_khz);
@@ -112,6 +114,60 @@ Result restore_tsc(const Restoring& restoring) {
     report.tsc_khz_refused =
         of_new_vcpus.value < 0 || static_cast<std::uint32_t>(of_new_vcpus.value) != state.tsc_khz;
     return {};
+}
+
+// --- tsc_offset
+
+namespace {
+
+uapi::DeviceAttribute tsc_offset_at(const void* value) {
+    return {.flags = 0, .group = 0, .attribute = 0, .address = reinterpret_cast<std::uintptr_t>(value)};
+}
+
+/// What a kernel says that does not have the attribute.
+bool unknown(IoctlResult result) {
+    return result.value < 0
+           && (result.error_number == ENXIO || result.error_number == EINVAL
+               || result.error_number == ENOTTY);
+}
+
+} // namespace
+
+std::expected<std::optional<std::uint64_t>, Error> read_tsc_offset(const VcpuCalls& calls) {
+    std::uint64_t offset = 0;
+    auto attribute = tsc_offset_at(&offset);
+    const auto got = calls.ioctl(calls.vcpu.number, uapi::request::get_device_attr, &attribute);
+    if (got.value == 0)
+        return offset;
+    const auto error = calls.vcpu_failed(uapi::request::get_device_attr, got);
+    if (unknown(got) && descriptor_kind(calls.ioctl, calls.vcpu.number) == DescriptorKind::vcpu)
+        return std::nullopt;
+    return std::unexpected(error);
+}
+
+Result save_tsc_offset(const Saving& saving) {
+    const auto offset = read_tsc_offset(saving.calls);
+    if (!offset)
+        return std::unexpected(offset.error());
+    saving.state.tsc_offset = *offset;
+    return {};
+}
+
+/// Nothing without the VM's shift: then the MSR is written, and KVM guesses.
+Result restore_tsc_offset(const Restoring& restoring) {
+    const auto& [calls, host, state, report, shift] = restoring;
+    if (shift == nullptr)
+        return {};
+    report.tsc_offset_refused = true;
+    if (!state.tsc_offset || shift->khz == 0 || shift->khz != state.tsc_khz)
+        return {};
+    const std::uint64_t offset = *state.tsc_offset + shift->cycles;
+    auto attribute = tsc_offset_at(&offset);
+    const auto set = calls.ioctl(calls.vcpu.number, uapi::request::set_device_attr, &attribute);
+    report.tsc_offset_refused = set.value != 0;
+    if (set.value == 0 || unknown(set))
+        return {};
+    return std::unexpected(calls.vcpu_failed(uapi::request::set_device_attr, set));
 }
 
 // --- xcrs
@@ -223,10 +279,61 @@ std::expected<void, nested::Error> set_for_good(const Vcpu<Any, IoctlRef>& vcpu,
 
 } // namespace
 
+namespace {
+
+/// The deadline of L2's VMX-preemption timer, in L1's TSC divided by 32; none: none runs.
+std::optional<std::uint64_t> timer_deadline(const NestedStateBuffer& state) {
+    if (state.phase() != Phase::vmx_l2_active)
+        return std::nullopt;
+    const auto header = std::bit_cast<uapi::VmxHeader>(state.header().vendor);
+    return (header.flags & uapi::vmx_flag::preemption_timer_deadline) != 0
+               ? std::optional{header.preemption_timer_deadline}
+               : std::nullopt;
+}
+
+/// The same state with another deadline.
+std::expected<NestedStateBuffer, nested::Error> with_deadline(const NestedStateBuffer& state,
+                                                              std::uint64_t deadline) {
+    constexpr std::size_t at =
+        offsetof(uapi::StateHeader, vendor) + offsetof(uapi::VmxHeader, preemption_timer_deadline);
+    std::array<std::byte, Any::capacity> bytes; // of which only the state's are written and read
+    const auto size = state.bytes().size();
+    std::ranges::copy(state.bytes(), bytes.begin());
+    std::memcpy(bytes.data() + at, &deadline, sizeof deadline);
+    return NestedStateBuffer::parse(std::span{bytes}.first(size));
+}
+
+} // namespace
+
+/// KVM subtracts L1's TSC from the deadline of the VMX-preemption timer without a look at the sign, so one
+/// that has passed, while the vCPU stood or in a downtime that shows, would not come for hours (seen on Linux
+/// 6.1, 6.12 and 7.3). It is moved to the near future: far enough not to pass before KVM has seen it.
 Result restore_nested_state(const Restoring& restoring) {
-    if (const auto set = set_for_good(restoring.nested(), restoring.state.nested); !set)
-        return std::unexpected(Error{set.error()});
-    return {};
+    const auto& state = restoring.state.nested;
+    const auto vcpu = restoring.nested();
+    const auto set = [&](const NestedStateBuffer& what) -> Result {
+        if (const auto done = set_for_good(vcpu, what); !done)
+            return std::unexpected(Error{done.error()});
+        return {};
+    };
+    const auto deadline = timer_deadline(state);
+    if (!deadline)
+        return set(state);
+    constexpr std::uint64_t cycles_per_unit = 32, milliseconds_ahead = 10;
+    constexpr auto index = uapi::msr::tsc;
+    const auto tsc = restoring.calls.read_msrs({&index, 1});
+    if (!tsc)
+        return std::unexpected(tsc.error());
+    if (tsc->empty())
+        return restoring.calls.absurd(uapi::request::get_msrs, 0);
+    const auto soonest =
+        (tsc->front().value + milliseconds_ahead * restoring.state.tsc_khz) / cycles_per_unit;
+    if (*deadline >= soonest)
+        return set(state);
+    const auto moved = with_deadline(state, soonest);
+    if (!moved)
+        return std::unexpected(Error{moved.error()});
+    return set(*moved);
 }
 
 } // namespace kvm::vcpu::detail

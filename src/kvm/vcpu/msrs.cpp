@@ -101,7 +101,13 @@ Result save_msrs(const Saving& saving) {
 }
 
 Result restore_msrs(const Restoring& restoring) {
-    return restore(restoring.calls, restoring.state.msrs, restoring.report);
+    const auto& all = restoring.state.msrs;
+    if (restoring.shift == nullptr || restoring.report.tsc_offset_refused)
+        return restore(restoring.calls, all, restoring.report);
+    // The TSC is set by its offset; written as an MSR it would move again.
+    auto others = all;
+    std::erase_if(others, [](const uapi::Msr& msr) { return msr.index == uapi::msr::tsc; });
+    return restore(restoring.calls, others, restoring.report);
 }
 
 } // namespace kvm::vcpu::detail

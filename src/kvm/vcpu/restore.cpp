@@ -68,7 +68,7 @@ Result do_step(const Row& row, const Restoring& restoring) {
 
 /// Whether the capabilities are really on. KVM tells by the flags of the events alone.
 Result detail::check_capabilities(const Restoring& restoring) {
-    const auto& [calls, host, state, report] = restoring;
+    const auto& [calls, host, state, report, shift] = restoring;
     uapi::VcpuEvents events{};
     if (const auto got = calls.call(uapi::request::get_vcpu_events, &events); !got)
         return got;
@@ -95,7 +95,8 @@ Result detail::enable_vcpu_capabilities(const Restoring& restoring) {
 
 bool RestoreReport::complete() const noexcept {
     return std::ranges::all_of(refused_msrs, &RefusedMsr::harmless)
-           && std::ranges::all_of(derived_msrs, &RefusedMsr::harmless) && !tsc_khz_refused;
+           && std::ranges::all_of(derived_msrs, &RefusedMsr::harmless) && !tsc_khz_refused
+           && !tsc_offset_refused;
 }
 
 Result WholeVcpu::check(const VcpuState& state) const {
@@ -112,11 +113,19 @@ Result WholeVcpu::check(const VcpuState& state) const {
 }
 
 std::expected<RestoreReport, Error> WholeVcpu::restore(const VcpuState& state) const {
+    return restore(state, nullptr);
+}
+
+std::expected<RestoreReport, Error> WholeVcpu::restore(const VcpuState& state, const TscShift& shift) const {
+    return restore(state, &shift);
+}
+
+std::expected<RestoreReport, Error> WholeVcpu::restore(const VcpuState& state, const TscShift* shift) const {
     if (const auto checked = check(state); !checked)
         return std::unexpected(checked.error());
     RestoreReport report;
     const auto calls = this->calls(Operation::restore);
-    const Restoring restoring{calls, host_, state, report};
+    const Restoring restoring{calls, host_, state, report, shift};
     for (const auto& row : rows)
         if (const auto done = do_step(row, restoring); !done) {
             auto error = done.error();

@@ -23,9 +23,6 @@ constexpr std::size_t second_place = 0x100000;
 constexpr std::size_t used_memory = second_place + lab::used_memory;
 constexpr machine::Options two_vcpus{.vcpus = vcpus};
 
-/// Where the second vCPU is in the file of the first: a whole file, as a section of the caller's.
-constexpr std::uint32_t second_vcpu_section = kvm::vcpu::callers_section | 2;
-
 Vm started(std::uint64_t flags) {
     auto vm = lab::prepared_vm(two_vcpus);
     const guests::Parameters parameters{.flags = flags, .rounds = lab::migrate_rounds};
@@ -40,45 +37,43 @@ Vm started(std::uint64_t flags) {
     return vm;
 }
 
-lab::Bytes encoded(const kvm::vcpu::VcpuState& state, std::span<const kvm::vcpu::Section> sections) {
+/// The VM and both vCPUs before the memory, since saving completes their I/O, which may write to it.
+lab::Bytes saved_together(const Vm& vm) {
+    const auto vm_state = must(vm.whole_vm().save(vm.whole(0).descriptor()));
+    const std::array states{must(vm.whole(0).save()), must(vm.whole(1).save())};
+    const kvm::vcpu::Section memory{lab::memory_section, vm.machine.memory().first(used_memory)};
     lab::Bytes file;
     const auto append = [&](std::span<const std::byte> bytes) -> std::expected<void, kvm::vcpu::Error> {
         file.insert(file.end(), bytes.begin(), bytes.end());
         return {};
     };
-    must(kvm::vcpu::encode(state, append, sections));
+    must(kvm::vcpu::encode(vm_state, states, append, {&memory, 1}));
+    CHECK(kvm::vcpu::encoded_size(vm_state, states, {&memory, 1}) == file.size());
     return file;
-}
-
-/// Both vCPUs first, since saving completes their I/O, which may write to memory.
-lab::Bytes saved_together(const Vm& vm) {
-    const auto first = must(vm.whole(0).save());
-    const auto second = encoded(must(vm.whole(1).save()), {});
-    const std::array sections{kvm::vcpu::Section{lab::memory_section, vm.machine.memory().first(used_memory)},
-                              kvm::vcpu::Section{second_vcpu_section, second}};
-    return encoded(first, sections);
 }
 
 /// What is in such a file, memory as a part of its bytes.
 struct Together {
-    std::array<kvm::vcpu::VcpuState, vcpus> states;
+    kvm::vcpu::ParsedVm parsed;
+    std::vector<kvm::vcpu::VcpuState>& states = parsed.vcpus;
     std::span<const std::byte> memory;
 
-    explicit Together(std::span<const std::byte> file) {
-        auto outer = must(kvm::vcpu::parse_vcpu(file));
-        if (outer.sections.size() != 2 || outer.sections[1].type != second_vcpu_section)
-            lab::give_up("the file has not both vCPUs");
-        memory = outer.sections[0].bytes;
-        states = {std::move(outer.state), must(kvm::vcpu::parse_vcpu(outer.sections[1].bytes)).state};
+    explicit Together(std::span<const std::byte> file) : parsed{must(kvm::vcpu::parse_vm(file))} {
+        if (!parsed.vm || states.size() != vcpus || parsed.sections.size() != 1)
+            lab::give_up("the file has not all of the VM");
+        memory = parsed.sections.front().bytes;
     }
+    Together(const Together&) = delete;
 };
 
 void restore(const Vm& vm, const Together& together) {
     lab::put_memory(vm, together.memory);
+    const std::array whole{vm.whole(0), vm.whole(1)};
+    for (const auto& report : must(vm.whole_vm().restore(*together.parsed.vm, whole, together.states,
+                                                         kvm::vcpu::Downtime::visible)))
+        lab::check_report(report);
     for (unsigned vcpu = 0; vcpu < vcpus; ++vcpu)
-        lab::check_report(must(vm.whole(vcpu).restore(together.states[vcpu])));
-    for (unsigned vcpu = 0; vcpu < vcpus; ++vcpu)
-        CHECK(vm.whole(vcpu).nested().verify_nested_state(together.states[vcpu].nested));
+        CHECK(whole[vcpu].nested().verify_nested_state(together.states[vcpu].nested));
 }
 
 /// Runs one vCPU up to the report of this round, which has to be its next.
@@ -129,7 +124,7 @@ TEST_CASE("two vCPUs that got each other's nested state both fail") {
     for (const auto flags : lab::paging_modes) {
         CAPTURE(flags);
         const auto file = saved_together(started_and_in_l2(flags));
-        Together together{file};
+        const Together together{file};
         std::swap(together.states[0].nested, together.states[1].nested);
         const auto vm = lab::bare_vm(two_vcpus);
         restore(vm, together); // nothing shows yet

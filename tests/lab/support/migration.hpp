@@ -43,6 +43,9 @@ struct Vm {
                 &machine.run_page(vcpu),
                 ioctl};
     }
+    [[nodiscard]] kvm::vcpu::WholeVm whole_vm() const {
+        return {prepared, kvm::nested::SystemFd{machine.system_fd()}, kvm::nested::VmFd{machine.vm_fd()}};
+    }
 };
 
 inline Vm prepared_vm(const machine::Options& options, const kvm::vcpu::Requirements& requirements = {}) {
@@ -141,6 +144,7 @@ inline void check_report(const kvm::vcpu::RestoreReport& report) {
     }
     CHECK(report.derived_msrs.empty());
     CHECK_FALSE(report.tsc_khz_refused);
+    CHECK_FALSE(report.tsc_offset_refused);
 }
 
 /// Restores without some of the steps, to see what a guest makes of that.

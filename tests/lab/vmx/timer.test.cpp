@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: MIT
 //
 // The VMX-preemption timer that L1 has armed. KVM keeps its deadline beside the vmcs12, in units of L1's TSC.
+#include <thread>
+
 #include "scenarios.hpp"
 
 #include "support/capture.hpp"
@@ -72,6 +74,26 @@ TEST_CASE("a preemption timer that moves without its deadline starts anew and fi
           == "0x10:0x1 0x10:0x2 0x23:0x34 0x27:0x3 HLT");
     CHECK(lab::told_without(scenario, kvm::vcpu::Step::nested_state, guests::port::phase, 2)
           == "0x10:0x1 0x10:0x2 KVM exit reason 6"); // without EPT there is nothing where L2 looks
+}
+
+// Its time is over when L2 goes on: 2^25 cycles are 10 ms and not a second. KVM alone would let L2 wait for
+// hours.
+TEST_CASE("a preemption timer whose time passed in a downtime that shows fires when L2 goes on") {
+    const lab::Scenario scenario{.image = IMAGE(vmx_timer), .parameters = {.flags = guests::nested_paging}};
+    auto [source, telling] = lab::run_until(scenario, guests::port::phase, 1);
+    const auto any = source.whole().descriptor();
+    const auto vm_state = must(source.whole_vm().save(any));
+    const auto saved = lab::save(source);
+    REQUIRE(lab::vmx::l2_of(saved.state.nested).preemption_timer_deadline());
+    std::this_thread::sleep_for(std::chrono::milliseconds{500});
+
+    const auto vm = lab::bare_vm();
+    lab::put_memory(vm, saved.memory);
+    const std::array vcpus{vm.whole()};
+    must(vm.whole_vm().restore(vm_state, vcpus, {&saved.state, 1}, kvm::vcpu::Downtime::visible));
+    const auto out = lab::next_write(vm, telling);
+    REQUIRE(out.has_value());
+    CHECK(*out == machine::PortOut{lab::vmx::exit_reason_port, 4, 0x34}); // not 0x12, L2's giving up
 }
 
 TEST_CASE("JSON carries the deadline of a preemption timer, captured") {

@@ -90,12 +90,15 @@ std::vector<std::size_t> sections_of(const Bytes& file) {
     return result;
 }
 
-std::size_t find(const Bytes& file, Step type) {
+std::size_t find(const Bytes& file, std::uint32_t type) {
     for (const auto at : sections_of(file))
-        if (get<std::uint32_t>(file, at) == section_type(type))
+        if (get<std::uint32_t>(file, at) == type)
             return at;
     FAIL("no such section");
     return 0;
+}
+std::size_t find(const Bytes& file, Step group) {
+    return find(file, section_type(group));
 }
 
 void seal_section(Bytes& file, std::size_t at) {
@@ -122,7 +125,7 @@ Bytes with(const Bytes& file, const Bytes& more) {
     return result;
 }
 
-Bytes without(const Bytes& file, Step type) {
+Bytes without(const Bytes& file, std::uint32_t type) {
     auto result = file;
     const auto at = find(file, type);
     const auto size = section_bytes + (get<std::uint64_t>(file, at + 8) + 7) / 8 * 8;
@@ -130,6 +133,9 @@ Bytes without(const Bytes& file, Step type) {
                  result.begin() + static_cast<std::ptrdiff_t>(at + size));
     seal(result, -1);
     return result;
+}
+Bytes without(const Bytes& file, Step group) {
+    return without(file, section_type(group));
 }
 
 /// Puts another payload into a section.
@@ -198,13 +204,13 @@ TEST_CASE("the file is laid out as documented") {
     CHECK(get<std::uint16_t>(file, 8) == 1);
     CHECK(get<std::uint16_t>(file, 10) == 64);
     CHECK(get<std::uint32_t>(file, 12) == 1);
-    CHECK(get<std::uint32_t>(file, 24) == 13);
+    CHECK(get<std::uint32_t>(file, 24) == 14);
     CHECK(get<std::uint32_t>(file, 28) == 7);
     CHECK(get<std::uint64_t>(file, 32) == 0x800);
     CHECK(get<std::uint32_t>(file, 60) == crc(std::span{file}.first(60)));
     const auto sections = sections_of(file);
-    REQUIRE(sections.size() == 13);
-    for (std::uint32_t i = 0; i < 13; ++i) {
+    REQUIRE(sections.size() == 14);
+    for (std::uint32_t i = 0; i < 14; ++i) {
         const auto at = sections[i];
         CHECK(get<std::uint32_t>(file, at) == i + 1);
         CHECK(get<std::uint32_t>(file, at + 4) == 1);
@@ -302,7 +308,7 @@ TEST_CASE("a header that no writer makes is refused") {
     CHECK(spoilt(12, std::uint32_t{2}).cause == Errc::malformed_section);
     CHECK(spoilt(16, ~std::uint64_t{0}).cause == kvm::nested::Errc::too_short);
     CHECK(spoilt(16, std::uint64_t{0}).cause == kvm::nested::Errc::too_long);
-    CHECK(spoilt(24, std::uint32_t{14}).cause == Errc::malformed_section);
+    CHECK(spoilt(24, std::uint32_t{15}).cause == Errc::malformed_section);
     CHECK(spoilt(24, ~std::uint32_t{0}).cause == Errc::malformed_section);
     CHECK(spoilt(24, std::uint32_t{12}).cause == Errc::malformed_section);
 }
@@ -310,7 +316,7 @@ TEST_CASE("a header that no writer makes is refused") {
 TEST_CASE("an unknown section is skipped if it is optional, and refused if it is not") {
     const auto state = saved();
     const auto file = encoded(state);
-    for (const std::uint32_t type : {0u, 14u, 0x7fffffffu}) {
+    for (const std::uint32_t type : {0u, 63u, 0x7fffffffu}) {
         const auto optional = kvm::vcpu::parse_vcpu(with(file, section(type, 0, 5)));
         REQUIRE(optional.has_value());
         CHECK(optional->state == state);
@@ -319,7 +325,7 @@ TEST_CASE("an unknown section is skipped if it is optional, and refused if it is
         CHECK(error.cause == Errc::unknown_mandatory_section);
         CHECK(error.detail == file_offset(file.size()));
     }
-    CHECK(refused(with(file, section(14, 2, 5))).cause == Errc::malformed_section);
+    CHECK(refused(with(file, section(63, 2, 5))).cause == Errc::malformed_section);
 }
 
 TEST_CASE("a section that is there twice is refused") {
@@ -333,14 +339,17 @@ TEST_CASE("a section that is there twice is refused") {
     }
 }
 
-TEST_CASE("a section that is missing is named, and only the APIC may be") {
+TEST_CASE("a section that is missing is named, and only the APIC and the TSC's offset may be") {
     const auto state = saved();
     const auto file = encoded(state);
-    for (std::uint32_t type = 1; type <= 13; ++type) {
+    for (std::uint32_t type = 1; type <= 14; ++type) {
         const auto shorter = without(file, *step_of(type));
-        if (step_of(type) == Step::lapic) {
+        if (step_of(type) == Step::lapic || step_of(type) == Step::tsc_offset) {
             auto expected = state;
-            expected.lapic.reset();
+            if (step_of(type) == Step::lapic)
+                expected.lapic.reset();
+            else
+                expected.tsc_offset.reset();
             const auto parsed = kvm::vcpu::parse_vcpu(shorter);
             REQUIRE(parsed.has_value());
             CHECK(parsed->state == expected);
@@ -502,6 +511,163 @@ TEST_CASE("thousands of spoilt files with fitting checksums are read or refused,
             CHECK(again->state == parsed->state);
         }
     }
+}
+
+// --- a VM
+
+kvm::vcpu::VmState saved_vm_state(bool with_devices) {
+    auto fake = unit::busy(VendorId::svm, 3);
+    fake.time_passes = true;
+    if (with_devices)
+        fake.add_devices(5);
+    const kvm::vcpu::WholeVm vm{kvm::vcpu::already_prepared({}), kvm::nested::SystemFd{unit::FakeKvm::system},
+                                kvm::nested::VmFd{unit::FakeKvm::vm}, fake};
+    return *vm.save(kvm::nested::VcpuFd{unit::FakeKvm::vcpu});
+}
+
+Bytes encoded(const kvm::vcpu::VmState& vm, std::span<const VcpuState> vcpus,
+              std::span<const Section> callers = {}) {
+    Bytes bytes;
+    const auto append = [&](std::span<const std::byte> piece) -> std::expected<void, kvm::vcpu::Error> {
+        bytes.insert(bytes.end(), piece.begin(), piece.end());
+        return {};
+    };
+    REQUIRE(kvm::vcpu::encode(vm, vcpus, append, callers).has_value());
+    return bytes;
+}
+
+std::vector<VcpuState> three_vcpus() {
+    std::vector<VcpuState> vcpus{saved(VendorId::svm, 1), saved(VendorId::svm, 2), saved(VendorId::svm, 3)};
+    vcpus[1].lapic.reset();
+    return vcpus;
+}
+
+kvm::vcpu::Error error_of(const Bytes& file) {
+    const auto parsed = kvm::vcpu::parse_vm(file);
+    REQUIRE_FALSE(parsed.has_value());
+    return parsed.error();
+}
+
+TEST_CASE("a VM of several vCPUs: what is written is what is read") {
+    const auto vcpus = three_vcpus();
+    const Bytes memory(1000, std::byte{7});
+    const Section section{kvm::vcpu::callers_section | 9, memory};
+    for (const bool with_devices : {true, false}) {
+        const auto vm = saved_vm_state(with_devices);
+        const auto file = encoded(vm, vcpus, {&section, 1});
+        const auto parsed = kvm::vcpu::parse_vm(file);
+        REQUIRE(parsed.has_value());
+        REQUIRE(parsed->vm.has_value());
+        CHECK(*parsed->vm == vm);
+        CHECK(parsed->vcpus == vcpus);
+        REQUIRE(parsed->sections.size() == 1);
+        CHECK(parsed->sections[0].type == section.type);
+        CHECK(std::ranges::equal(parsed->sections[0].bytes, memory));
+        CHECK(encoded(*parsed->vm, parsed->vcpus, parsed->sections) == file);
+    }
+}
+
+TEST_CASE("the sections of a VM's file say whose they are") {
+    const auto file = encoded(saved_vm_state(true), three_vcpus());
+    const auto sections = sections_of(file);
+    REQUIRE(sections.size() == 3 + 14 + 13 + 14);
+    for (std::size_t i = 0; i < sections.size(); ++i) {
+        const auto type = get<std::uint32_t>(file, sections[i]),
+                   flags = get<std::uint32_t>(file, sections[i] + 4);
+        CHECK(flags == (1 | (i < 17 ? 0u : i < 30 ? 1u : 2u) << 16));
+        CHECK((type >= 64) == (i < 3));
+    }
+}
+
+TEST_CASE("a file of a single vCPU is read as one of a VM, and one of a VM is not taken for a single vCPU") {
+    const auto state = saved();
+    const auto single = kvm::vcpu::parse_vm(encoded(state));
+    REQUIRE(single.has_value());
+    CHECK_FALSE(single->vm.has_value());
+    REQUIRE(single->vcpus.size() == 1);
+    CHECK(single->vcpus[0] == state);
+    for (const std::size_t count : {1u, 3u}) {
+        const auto vcpus = three_vcpus();
+        const auto parsed =
+            kvm::vcpu::parse_vcpu(encoded(saved_vm_state(false), std::span{vcpus}.first(count)));
+        REQUIRE_FALSE(parsed.has_value());
+        CHECK(parsed.error().cause == Errc::unknown_mandatory_section);
+    }
+}
+
+TEST_CASE("a VM's file that no writer makes is refused") {
+    const auto vcpus = three_vcpus();
+    const auto good = encoded(saved_vm_state(true), vcpus);
+    const auto sections = sections_of(good);
+    const auto with_flags = [&](std::size_t index, std::uint32_t flags) {
+        auto file = good;
+        put(file, sections[index] + 4, flags);
+        seal_section(file, sections[index]);
+        return error_of(file);
+    };
+    // The second vCPU's first section: of the third one, of the first again, with unknown flags.
+    CHECK(with_flags(17, 0x20001).cause == Errc::malformed_section);
+    CHECK(with_flags(17, 0x20001).detail == kvm::vcpu::file_offset(sections[17] + 4));
+    CHECK(with_flags(17, 1).cause == Errc::repeated_section);
+    CHECK(with_flags(17, 0x10003).cause == Errc::malformed_section);
+    // A section of the VM with a vCPU's number.
+    CHECK(with_flags(0, 0x10001).detail == kvm::vcpu::file_offset(sections[0] + 4));
+    // The second vCPU begins before the first one is whole.
+    CHECK(with_flags(15, 0x10001).cause == Errc::missing_section);
+    CHECK(error_of(without(good, 64u)).cause == Errc::missing_section);
+    CHECK(error_of(with(good, section(66, 1, 112))).cause == Errc::repeated_section);
+    CHECK(error_of(with(without(good, 66u), section(66, 1, 111))).cause == Errc::malformed_section);
+    CHECK(error_of(with(good, section(67, 1, 8))).cause == Errc::unknown_mandatory_section);
+    CHECK(kvm::vcpu::parse_vm(with(good, section(67, 0, 8))).has_value());
+}
+
+TEST_CASE("a VM that contradicts itself has no file") {
+    const auto cause_of = [](const kvm::vcpu::VmState& vm, std::span<const VcpuState> vcpus) {
+        const auto sink = [](std::span<const std::byte>) -> std::expected<void, kvm::vcpu::Error> {
+            FAIL("something was written");
+            return {};
+        };
+        const auto done = kvm::vcpu::encode(vm, vcpus, sink);
+        REQUIRE_FALSE(done.has_value());
+        return done.error().cause;
+    };
+    auto vm = saved_vm_state(false);
+    auto vcpus = three_vcpus();
+    CHECK(cause_of(vm, {}) == kvm::nested::Errc::no_state);
+    vcpus[2].requirements.disabled_quirks = 4;
+    CHECK(cause_of(vm, vcpus) == Errc::requirement_differs);
+    vcpus[2] = saved(VendorId::vmx);
+    CHECK(cause_of(vm, vcpus) == kvm::nested::Errc::wrong_vendor);
+    vcpus[2].nested = {};
+    CHECK(cause_of(vm, vcpus) == kvm::nested::Errc::no_state);
+
+    // What each vCPU tells by itself holds for all.
+    vcpus = three_vcpus();
+    vcpus[1].requirements.enlightened_vmcs = true;
+    const auto parsed = kvm::vcpu::parse_vm(encoded(vm, vcpus));
+    REQUIRE(parsed.has_value());
+    CHECK(parsed->vcpus[0].requirements.enlightened_vmcs);
+}
+
+TEST_CASE("the size is known before anything is written, and from the first bytes that arrive") {
+    const auto vcpus = three_vcpus();
+    const auto vm = saved_vm_state(true);
+    const Bytes memory(1001);
+    const Section section{kvm::vcpu::callers_section, memory};
+    CHECK(kvm::vcpu::encoded_size(vcpus[0], {&section, 1})
+          == encoded(vcpus[0], std::span{&section, 1}).size());
+    const auto file = encoded(vm, vcpus, {&section, 1});
+    CHECK(kvm::vcpu::encoded_size(vm, vcpus, {&section, 1}) == file.size());
+
+    const auto beginning = std::span{file}.first(kvm::vcpu::file_header_size);
+    CHECK(kvm::vcpu::file_size(beginning) == file.size());
+    CHECK(kvm::vcpu::file_size(file) == file.size());
+    CHECK(kvm::vcpu::file_size(beginning.first(63)).error().cause == kvm::nested::Errc::too_short);
+    auto damaged = file;
+    damaged[17] ^= std::byte{1};
+    CHECK(kvm::vcpu::file_size(damaged).error().cause == Errc::damaged_file);
+    damaged[0] = {};
+    CHECK(kvm::vcpu::file_size(damaged).error().cause == Errc::not_our_file);
 }
 
 } // namespace

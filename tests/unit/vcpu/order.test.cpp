@@ -32,7 +32,11 @@ static_assert(before(Step::cpuid, Step::vcpu_capabilities) && before(Step::cpuid
 static_assert(before(Step::vcpu_capabilities, Step::nested_state));
 static_assert(before(Step::feature_msrs, Step::sregs) && before(Step::feature_msrs, Step::msrs));
 static_assert(before(Step::sregs, Step::lapic) && before(Step::lapic, Step::msrs));
-static_assert(before(Step::tsc, Step::msrs));
+static_assert(before(Step::memory, Step::clock) && before(Step::clock, Step::tsc_offset));
+static_assert(before(Step::tsc, Step::tsc_offset)); // changing the frequency moves the TSC
+static_assert(before(Step::tsc_offset, Step::lapic) && before(Step::tsc_offset, Step::msrs)); // arm timers
+static_assert(before(Step::lapic, Step::irqchips) && before(Step::irqchips, Step::pit));
+static_assert(before(Step::pit, Step::first_run));
 static_assert(before(Step::regs, Step::events)); // KVM_SET_REGS drops a pending exception
 static_assert(before(Step::events, Step::mp_state));
 static_assert(before(Step::nested_state, Step::first_run));

@@ -49,6 +49,8 @@ std::optional<Step> step_of(const FakeKvm& fake, const FakeKvm::Call& call, bool
         return Step::lapic;
     case request::set_tsc_khz:
         return Step::tsc;
+    case request::set_device_attr:
+        return Step::tsc_offset;
     case request::set_xcrs:
         return Step::xcrs;
     case request::set_xsave:
@@ -77,20 +79,30 @@ std::vector<Step> steps_of(const FakeKvm& fake, bool cleared = false) {
 /// The ioctl that a step behind clear_nested_state begins with; 0: it has none.
 unsigned long request_of(Step step) {
     const std::pair<Step, unsigned long> rows[] = {
-        {Step::cpuid, request::set_cpuid2},      {Step::vcpu_capabilities, request::enable_cap},
-        {Step::feature_msrs, request::set_msrs}, {Step::sregs, request::set_sregs2},
-        {Step::lapic, request::set_lapic},       {Step::tsc, request::set_tsc_khz},
-        {Step::msrs, request::set_msrs},         {Step::xcrs, request::set_xcrs},
-        {Step::xsave, request::set_xsave},       {Step::debugregs, request::set_debugregs},
-        {Step::regs, request::set_regs},         {Step::events, request::set_vcpu_events},
-        {Step::mp_state, request::set_mp_state}, {Step::nested_state, request::set_nested_state},
+        {Step::cpuid, request::set_cpuid2},
+        {Step::vcpu_capabilities, request::enable_cap},
+        {Step::feature_msrs, request::set_msrs},
+        {Step::sregs, request::set_sregs2},
+        {Step::lapic, request::set_lapic},
+        {Step::tsc, request::set_tsc_khz},
+        {Step::msrs, request::set_msrs},
+        {Step::xcrs, request::set_xcrs},
+        {Step::xsave, request::set_xsave},
+        {Step::debugregs, request::set_debugregs},
+        {Step::regs, request::set_regs},
+        {Step::events, request::set_vcpu_events},
+        {Step::mp_state, request::set_mp_state},
+        {Step::tsc_offset, request::set_device_attr},
+        {Step::nested_state, request::set_nested_state},
     };
     const auto found = std::ranges::find(rows, step, &std::pair<Step, unsigned long>::first);
     return found != std::end(rows) ? found->second : 0;
 }
 
-constexpr bool is_callers(Step step) {
-    return step == Step::memory || step == Step::first_run;
+/// Of the caller, or of WholeVm.
+constexpr bool is_elsewhere(Step step) {
+    return step == Step::memory || step == Step::clock || step == Step::irqchips || step == Step::pit
+           || step == Step::first_run;
 }
 
 /// With something to do in every step.
@@ -99,6 +111,9 @@ VcpuState full_state() {
     source.nested = unit::l2_active(VendorId::vmx, kvm::nested::uapi::state_flag::evmcs);
     return *whole(source, {.enlightened_vmcs = true}).save();
 }
+
+/// For the frequency that each fake has.
+constexpr kvm::vcpu::TscShift shift{.cycles = 0, .khz = 2'000'000};
 
 TEST_CASE("what was saved is what the other vCPU has afterwards") {
     for (const auto vendor : {VendorId::vmx, VendorId::svm}) {
@@ -114,6 +129,7 @@ TEST_CASE("what was saved is what the other vCPU has afterwards") {
         for (auto& msr : again->feature_msrs)
             if (std::ranges::contains(kvm::vcpu::uapi::msr::derived, msr.index))
                 msr.value = std::uint64_t{msr.index} * 1000 + 1;
+        again->tsc_offset = state.tsc_offset; // the TSC is set as an MSR, whatever offset that takes
         CHECK(*again == state);
     }
 }
@@ -132,10 +148,10 @@ TEST_CASE("a vmcs12 that is restored onto a vCPU that was in L2 does not pay for
 
 TEST_CASE("the ioctls come in restore_order") {
     auto target = busy(VendorId::vmx, 2);
-    REQUIRE(whole(target, {.enlightened_vmcs = true}).restore(full_state()).has_value());
+    REQUIRE(whole(target, {.enlightened_vmcs = true}).restore(full_state(), shift).has_value());
     std::vector<Step> expected;
     for (const auto& ordered : kvm::vcpu::restore_order)
-        if (!is_callers(ordered.step))
+        if (!is_elsewhere(ordered.step))
             expected.push_back(ordered.step);
     const auto steps = steps_of(target);
     CHECK(steps == expected);
@@ -219,8 +235,8 @@ TEST_CASE("behind the step that clears the nested state every error says that it
             target.failure->from = 2;
         if (ordered.step == Step::msrs)
             target.failure->from = 2;
-        const auto report = vcpu.restore(state);
-        if (ordered.step == Step::tsc) { // worth a word, not an end
+        const auto report = vcpu.restore(state, shift);
+        if (ordered.step == Step::tsc || ordered.step == Step::tsc_offset) { // worth a word, not an end
             CHECK(report.has_value());
             continue;
         }

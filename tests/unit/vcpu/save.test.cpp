@@ -108,14 +108,23 @@ TEST_CASE("the state says what was really on, whatever was promised") {
 
 TEST_CASE("each failing ioctl gives an error with its step") {
     const std::pair<unsigned long, Step> rows[] = {
-        {request::run, Step::pending_io},          {request::get_mp_state, Step::mp_state},
-        {request::get_vcpu_events, Step::events},  {request::get_regs, Step::regs},
-        {request::get_sregs2, Step::sregs},        {request::check_extension, Step::xsave},
-        {request::get_xsave, Step::xsave},         {request::get_xcrs, Step::xcrs},
-        {request::get_debugregs, Step::debugregs}, {request::get_lapic, Step::lapic},
-        {request::get_cpuid2, Step::cpuid},        {request::get_nested_state, Step::nested_state},
-        {request::get_tsc_khz, Step::tsc},         {request::get_msr_feature_index_list, Step::feature_msrs},
-        {request::get_msr_index_list, Step::msrs}, {request::get_msrs, Step::feature_msrs},
+        {request::run, Step::pending_io},
+        {request::get_mp_state, Step::mp_state},
+        {request::get_vcpu_events, Step::events},
+        {request::get_regs, Step::regs},
+        {request::get_sregs2, Step::sregs},
+        {request::check_extension, Step::xsave},
+        {request::get_xsave, Step::xsave},
+        {request::get_xcrs, Step::xcrs},
+        {request::get_debugregs, Step::debugregs},
+        {request::get_lapic, Step::lapic},
+        {request::get_cpuid2, Step::cpuid},
+        {request::get_nested_state, Step::nested_state},
+        {request::get_tsc_khz, Step::tsc},
+        {request::get_device_attr, Step::tsc_offset},
+        {request::get_msr_feature_index_list, Step::feature_msrs},
+        {request::get_msr_index_list, Step::msrs},
+        {request::get_msrs, Step::feature_msrs},
     };
     for (const auto& [failing, step] : rows) {
         CAPTURE(name(step));

@@ -93,6 +93,39 @@ struct FakeKvm {
     kvm::vcpu::uapi::MpState mp_state{};
     std::optional<kvm::vcpu::uapi::Lapic> lapic;
     Bytes nested;
+
+    // Time, as KVM has it: a microsecond for each ioctl if it passes, a TSC of 2 GHz and a clock.
+    bool time_passes = false;
+    std::uint64_t ticks = 0,
+                  host_boot = 0; ///< microseconds since the host was switched on, and when that was
+    std::uint64_t clock_offset = 0;
+    std::uint32_t clock_flags = 0xe;                ///< what KVM_GET_CLOCK sets
+    std::optional<std::uint64_t> tsc_offset = 5000; ///< none: a kernel without the attribute
+    inline std::uint64_t host_tsc() const noexcept { return ticks * 2000; }
+    inline std::uint64_t clock() const noexcept { return clock_offset + ticks * 1000; }
+    inline std::uint64_t realtime() const noexcept { return (host_boot + ticks) * 1000; }
+
+    // Where they are in the kernel.
+    std::optional<kvm::vcpu::Irqchips> irqchips;
+    std::optional<kvm::vcpu::uapi::Pit> pit;
+    int no_device_errno = ENXIO; ///< what the VM says where they are not
+    inline void add_devices(unsigned seed) {
+        const auto fill = [seed](auto& object) {
+            auto bytes = std::as_writable_bytes(std::span{&object, 1});
+            for (std::size_t i = 0; i < bytes.size(); ++i)
+                bytes[i] = static_cast<std::byte>(i * 13 + seed);
+        };
+        fill(irqchips.emplace());
+        for (std::uint32_t id = 0; id < irqchips->size(); ++id) {
+            (*irqchips)[id].id = id;
+            (*irqchips)[id].padding = 0;
+        }
+        fill(pit.emplace());
+    }
+    inline void remove_devices() {
+        irqchips.reset();
+        pit.reset();
+    }
     /// VMX: L2 was left, and its segments have not been copied into a vmcs12 yet. The next vmcs12 pays, as in
     /// KVM.
     bool owes_segments = false;
@@ -120,6 +153,7 @@ struct FakeKvm {
     std::vector<Call> calls;
 
     inline kvm::nested::IoctlResult operator()(int fd, unsigned long number, void* argument) noexcept {
+        ticks += time_passes ? 1 : 0;
         calls.push_back({fd, number, number == request::set_msrs ? word(argument, 8) : 0});
         if (failure && failure->request == number && --failure->from <= 0)
             return {failure->value, failure->error_number};
@@ -209,6 +243,37 @@ struct FakeKvm {
                               : kvm::nested::IoctlResult{-1, ENOTTY};
         case request::enable_cap:
             return take(enabled_on_vm.emplace_back(), argument);
+        case request::get_clock: {
+            kvm::vcpu::uapi::Clock now{};
+            now.clock = clock();
+            now.flags = clock_flags;
+            now.realtime = (clock_flags & 4) != 0 ? realtime() : 0;
+            now.host_tsc = (clock_flags & 8) != 0 ? host_tsc() : 0;
+            return give(argument, now);
+        }
+        case request::set_clock: {
+            kvm::vcpu::uapi::Clock wanted{};
+            take(wanted, argument);
+            if ((wanted.flags & 4) != 0 && realtime() > wanted.realtime)
+                wanted.clock += realtime() - wanted.realtime;
+            clock_offset = wanted.clock - ticks * 1000;
+            return {0, 0};
+        }
+        case request::get_irqchip:
+        case request::set_irqchip: {
+            const auto id = word(argument, 0);
+            if (!irqchips)
+                return {-1, no_device_errno};
+            if (id >= irqchips->size())
+                return {-1, EINVAL};
+            return number == request::get_irqchip ? give(argument, (*irqchips)[id])
+                                                  : take((*irqchips)[id], argument);
+        }
+        case request::get_pit2:
+        case request::set_pit2:
+            if (!pit)
+                return {-1, no_device_errno};
+            return number == request::get_pit2 ? give(argument, *pit) : take(*pit, argument);
         default:
             return {-1, ENOTTY};
         }
@@ -243,6 +308,15 @@ struct FakeKvm {
         case request::set_tsc_khz:
             tsc_khz = static_cast<int>(reinterpret_cast<std::uintptr_t>(argument));
             return {0, 0};
+        case request::get_device_attr:
+        case request::set_device_attr: {
+            kvm::vcpu::uapi::DeviceAttribute attribute;
+            take(attribute, argument);
+            if (!tsc_offset || attribute.group != 0 || attribute.attribute != 0)
+                return {-1, ENXIO};
+            auto* value = reinterpret_cast<void*>(static_cast<std::uintptr_t>(attribute.address));
+            return number == request::get_device_attr ? give(value, *tsc_offset) : take(*tsc_offset, value);
+        }
         case request::get_regs:
             return give(argument, regs);
         case request::set_regs:
@@ -352,7 +426,9 @@ struct FakeKvm {
                 return {static_cast<int>(i), 0};
             if (set)
                 msr[entry.index] = entry.value;
-            entry.value = msr[entry.index];
+            entry.value = !set && entry.index == kvm::vcpu::uapi::msr::tsc && time_passes && tsc_offset
+                              ? host_tsc() + *tsc_offset
+                              : msr[entry.index];
             std::memcpy(at, &entry, sizeof entry);
         }
         return {static_cast<int>(count), 0};
@@ -388,6 +464,7 @@ inline FakeKvm busy(kvm::nested::VendorId vendor, unsigned seed = 1) {
         for (const auto index : list)
             fake.msr[index] = std::uint64_t{index} * 1000 + seed;
     fake.nested = l2_active(vendor);
+    fake.tsc_offset = 5000 + seed;
     return fake;
 }
 
