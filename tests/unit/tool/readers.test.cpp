@@ -122,19 +122,36 @@ TEST_CASE("random bytes are an answer") {
     }
 }
 
-TEST_CASE("a kvm.vcpu file gives its nested state, and the registers beside it") {
+kvm::vcpu::VcpuState vcpu_at(std::uint64_t rip) {
     kvm::vcpu::VcpuState vcpu;
     vcpu.vendor = kvm::nested::VendorId::svm;
     vcpu.nested = *kvm::nested::NestedStateBuffer::parse(svm_l2());
     vcpu.xsave.resize(4096);
-    vcpu.regs.rip = 0x1234;
+    vcpu.regs.rip = rip;
     vcpu.sregs.cr3 = 0x5000;
+    return vcpu;
+}
+
+/// What encode() makes of these arguments, the sink put between.
+template <class State, class... More>
+Bytes encoded(const State& state, const More&... more) {
     Bytes file;
-    REQUIRE(kvm::vcpu::encode(
-        vcpu, [&](std::span<const std::byte> piece) -> std::expected<void, kvm::nested::Error> {
-            file.insert(file.end(), piece.begin(), piece.end());
-            return {};
-        }));
+    const auto sink = [&](std::span<const std::byte> piece) -> std::expected<void, kvm::vcpu::Error> {
+        file.insert(file.end(), piece.begin(), piece.end());
+        return {};
+    };
+    if constexpr (std::is_same_v<State, kvm::vcpu::VcpuState>)
+        REQUIRE(kvm::vcpu::encode(state, sink, more...).has_value());
+    else
+        [&](const auto& vcpus, const auto&... sections) {
+            REQUIRE(kvm::vcpu::encode(state, vcpus, sink, sections...).has_value());
+        }(more...);
+    return file;
+}
+
+TEST_CASE("a kvm.vcpu file gives its nested state, and the registers beside it") {
+    const auto vcpu = vcpu_at(0x1234);
+    auto file = encoded(vcpu);
     const auto read = read_any(file);
     REQUIRE(read);
     CHECK(read->format == "kvm.vcpu file");
@@ -146,6 +163,41 @@ TEST_CASE("a kvm.vcpu file gives its nested state, and the registers beside it")
 
     file[100] ^= std::byte{1};
     CHECK(trouble(file).contains("checksum"));
+}
+
+TEST_CASE("a kvm.vcpu file of a virtual machine gives all its vCPUs, and names what else is in it") {
+    const std::vector vcpus{vcpu_at(1), vcpu_at(2), vcpu_at(3)};
+    const Bytes memory(500);
+    const std::vector sections{kvm::vcpu::Section{kvm::vcpu::callers_section | 1, memory}};
+    const auto read = read_any(encoded(kvm::vcpu::VmState{}, vcpus, sections));
+    REQUIRE(read);
+    CHECK(read->format == "kvm.vcpu file of a virtual machine");
+    REQUIRE(read->states.size() == 3);
+    for (unsigned i = 0; i < 3; ++i) {
+        CHECK(read->states[i].vcpu == i);
+        CHECK(read->states[i].registers->rip == i + 1);
+    }
+    REQUIRE(read->states[0].notes.size() == 1);
+    CHECK(read->states[0].notes[0].contains("section 0x80000001, 500 bytes"));
+}
+
+TEST_CASE(
+    "a vCPU that is a whole file in a section of another one's is shown as well, unless it is damaged") {
+    auto inner = encoded(vcpu_at(2));
+    for (const bool damaged : {false, true}) {
+        if (damaged)
+            inner[200] ^= std::byte{1};
+        const std::vector sections{kvm::vcpu::Section{kvm::vcpu::callers_section | 2, inner}};
+        const auto read = read_any(encoded(vcpu_at(1), sections));
+        REQUIRE(read);
+        REQUIRE(read->states.size() == (damaged ? 1 : 2));
+        CHECK(read->states[0].registers->rip == 1);
+        CHECK(read->states[0].notes.size() == (damaged ? 2 : 1));
+        if (!damaged) {
+            CHECK(read->states[1].vcpu == 1);
+            CHECK(read->states[1].registers->rip == 2);
+        }
+    }
 }
 
 TEST_CASE("JSON of this library is a state, other JSON is not") {
