@@ -48,6 +48,9 @@ struct RestoreReport {
     /// vCPU that is restored later is behind by as much. The kernel or the state has no offset, or the
     /// state's frequency is not the VM's.
     bool tsc_offset_refused = false;
+    /// The deadline of L2's VMX-preemption timer had passed, or would have within a millisecond. The timer
+    /// fires that much later, and the nested state that is read back has another deadline. Nothing is lost.
+    bool preemption_timer_was_over = false;
 
     /// The vCPU has everything that the state has.
     bool complete() const noexcept;

@@ -319,7 +319,7 @@ Result restore_nested_state(const Restoring& restoring) {
     const auto deadline = timer_deadline(state);
     if (!deadline)
         return set(state);
-    constexpr std::uint64_t cycles_per_unit = 32, milliseconds_ahead = 10;
+    constexpr std::uint64_t cycles_per_unit = 32;
     constexpr auto index = uapi::msr::tsc;
     const auto tsc = restoring.calls.read_msrs({&index, 1});
     if (!tsc)
@@ -327,12 +327,13 @@ Result restore_nested_state(const Restoring& restoring) {
     if (tsc->empty())
         return restoring.calls.absurd(uapi::request::get_msrs, 0);
     const auto soonest =
-        (tsc->front().value + milliseconds_ahead * restoring.state.tsc_khz) / cycles_per_unit;
+        (tsc->front().value + restoring.state.tsc_khz) / cycles_per_unit; // a millisecond ahead
     if (*deadline >= soonest)
         return set(state);
     const auto moved = with_deadline(state, soonest);
     if (!moved)
         return std::unexpected(Error{moved.error()});
+    restoring.report.preemption_timer_was_over = true;
     return set(*moved);
 }
 

@@ -133,6 +133,9 @@ struct Vm {
                 &linux.run_page(),
                 ioctl};
     }
+    [[nodiscard]] kvm::vcpu::WholeVm whole_vm() const {
+        return {prepared, kvm::nested::SystemFd{linux.system_fd()}, kvm::nested::VmFd{linux.vm_fd()}};
+    }
 };
 
 Vm make_vm(linux_l1::Memory memory, const kvm::vcpu::Requirements& requirements = {}) {
@@ -151,25 +154,29 @@ Vm booting_vm() {
 
 /// A saved machine, but for its memory.
 struct Saved {
+    kvm::vcpu::VmState vm;
     kvm::vcpu::VcpuState vcpu;
-    linux_l1::Devices devices;
+    linux_l1::Serial serial;
 };
 
 Saved save(const Vm& vm) {
-    auto vcpu = must(vm.whole().save()); // completes the pending I/O, so the devices come after it
-    return {std::move(vcpu), must(vm.linux.devices())};
+    auto vm_state = must(vm.whole_vm().save(vm.whole().descriptor()));
+    return {std::move(vm_state), must(vm.whole().save()), vm.linux.serial()};
 }
 
 void restore(Vm& vm, const Saved& saved, lab::StepSet left_out = {}) {
     lab::LeavingOut seam{left_out, saved.vcpu};
-    const auto report = must(vm.whole(seam).restore(saved.vcpu));
+    const std::array vcpus{vm.whole(seam)};
+    const auto reports =
+        must(vm.whole_vm().restore(saved.vm, vcpus, {&saved.vcpu, 1}, kvm::vcpu::Downtime::hidden));
+    const auto& report = reports.front();
     for (const auto& msr : report.refused_msrs)
         if (!msr.harmless())
             give_up(std::format("KVM does not take MSR {:#x} = {:#x} back", msr.index, msr.wanted));
     if (!report.complete())
-        give_up("KVM does not take the derived MSRs or the TSC's frequency back");
-    must(vm.linux.set_devices(saved.devices));
-    if (!left_out.contains(kvm::vcpu::Step::nested_state))
+        give_up("KVM does not take the derived MSRs or the TSC back");
+    vm.linux.set_serial(saved.serial);
+    if (!report.preemption_timer_was_over && !left_out.contains(kvm::vcpu::Step::nested_state))
         must(vm.whole().nested().verify_nested_state(saved.vcpu.nested));
 }
 
@@ -246,7 +253,7 @@ void check_reports(const Story& story, std::span<const Report> expected) {
 
 // --- files
 
-constexpr std::uint32_t devices_section = kvm::vcpu::callers_section;
+constexpr std::uint32_t serial_section = kvm::vcpu::callers_section;
 /// The number of a piece of memory is a part of its section's type. Pieces without a bit set are left out.
 constexpr std::uint32_t first_memory_section = kvm::vcpu::callers_section | 1;
 constexpr std::size_t piece_size = std::size_t{256} << 10;
@@ -255,9 +262,9 @@ bool is_zero(std::span<const std::byte> bytes) {
     return std::ranges::all_of(bytes, [](std::byte byte) { return byte == std::byte{}; });
 }
 
-std::vector<kvm::vcpu::Section> sections_of(const linux_l1::Devices& devices,
+std::vector<kvm::vcpu::Section> sections_of(const linux_l1::Serial& serial,
                                             std::span<const std::byte> memory) {
-    std::vector<kvm::vcpu::Section> sections{{devices_section, std::as_bytes(std::span{&devices, 1})}};
+    std::vector<kvm::vcpu::Section> sections{{serial_section, std::as_bytes(std::span{&serial, 1})}};
     for (std::size_t piece = 0; piece < memory.size() / piece_size; ++piece)
         if (const auto bytes = memory.subspan(piece * piece_size, piece_size); !is_zero(bytes))
             sections.push_back({first_memory_section + static_cast<std::uint32_t>(piece), bytes});
@@ -266,20 +273,20 @@ std::vector<kvm::vcpu::Section> sections_of(const linux_l1::Devices& devices,
 
 void write_to(const char* path, const Saved& saved, const Vm& vm) {
     const auto& memory = *vm.linux.memory();
-    const auto sections = sections_of(saved.devices, {memory.data(), memory.size()});
-    must(kvm::vcpu::write_file(path, saved.vcpu, sections));
+    const auto sections = sections_of(saved.serial, {memory.data(), memory.size()});
+    must(kvm::vcpu::write_file(path, saved.vm, {&saved.vcpu, 1}, sections));
     say("  written to {}: {} of {} pieces of memory", path, sections.size() - 1, memory.size() / piece_size);
 }
 
 /// A machine that has nothing of the one in the file but what is in the file.
 Vm vm_from(const char* path, lab::StepSet left_out) {
     const auto file = must(kvm::vcpu::read_file(path));
-    const auto parsed = must(kvm::vcpu::parse_vcpu(file));
-    Saved saved{parsed.state, {}};
+    const auto parsed = must(kvm::vcpu::parse_vm(file));
+    Saved saved{parsed.vm.value(), parsed.vcpus.front(), {}};
     const auto memory = must(linux_l1::make_memory(memory_size));
     for (const auto& section : parsed.sections)
-        if (section.type == devices_section)
-            std::memcpy(&saved.devices, section.bytes.data(), sizeof saved.devices);
+        if (section.type == serial_section)
+            std::memcpy(&saved.serial, section.bytes.data(), sizeof saved.serial);
         else
             std::ranges::copy(section.bytes,
                               memory->data() + (section.type - first_memory_section) * piece_size);

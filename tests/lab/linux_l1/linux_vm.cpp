@@ -282,33 +282,4 @@ std::optional<Report> LinuxVm::handle_memory() const {
     return report;
 }
 
-Result<Devices> LinuxVm::devices() const {
-    Devices devices = {};
-    for (std::uint32_t id = 0; auto& chip : devices.chips) {
-        chip.chip_id = id++;
-        if (::ioctl(vm_fd(), KVM_GET_IRQCHIP, &chip) != 0)
-            return failed("KVM_GET_IRQCHIP");
-    }
-    if (::ioctl(vm_fd(), KVM_GET_PIT2, &devices.pit) != 0)
-        return failed("KVM_GET_PIT2");
-    if (::ioctl(vm_fd(), KVM_GET_CLOCK, &devices.clock) != 0)
-        return failed("KVM_GET_CLOCK");
-    devices.serial = serial_;
-    return devices;
-}
-
-Result<void> LinuxVm::set_devices(const Devices& devices) {
-    for (const auto& chip : devices.chips)
-        if (::ioctl(vm_fd(), KVM_SET_IRQCHIP, &chip) != 0)
-            return failed("KVM_SET_IRQCHIP");
-    if (::ioctl(vm_fd(), KVM_SET_PIT2, &devices.pit) != 0)
-        return failed("KVM_SET_PIT2");
-    kvm_clock_data clock = {};
-    clock.clock = devices.clock.clock; // no flags: the guest's clock stood still meanwhile, as its TSC did
-    if (::ioctl(vm_fd(), KVM_SET_CLOCK, &clock) != 0)
-        return failed("KVM_SET_CLOCK");
-    serial_ = devices.serial;
-    return {};
-}
-
 } // namespace linux_l1

@@ -31,14 +31,6 @@ using Memory = std::shared_ptr<machine::Mapping>;
 
 [[nodiscard]] Result<Memory> make_memory(std::size_t size);
 
-/// All of the machine that is neither memory nor vCPU.
-struct Devices {
-    std::array<kvm_irqchip, 3> chips; ///< PIC master, PIC slave, IOAPIC
-    kvm_pit_state2 pit;
-    kvm_clock_data clock;
-    Serial serial;
-};
-
 /// The time limit passed, or a signal came.
 struct Interrupted {};
 /// The guest cannot go on.
@@ -73,9 +65,9 @@ class LinuxVm {
         return keep_running();
     }
 
-    [[nodiscard]] Result<Devices> devices() const;
-    /// After the vCPU has been restored: a pending interrupt of the IOAPIC goes into the local APIC here.
-    [[nodiscard]] Result<void> set_devices(const Devices& devices);
+    /// The one device that is the VMM's own.
+    [[nodiscard]] const Serial& serial() const { return serial_; }
+    void set_serial(const Serial& serial) { serial_ = serial; }
 
     [[nodiscard]] const Memory& memory() const { return memory_; }
     [[nodiscard]] int system_fd() const { return system_.get(); }

@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstdint>
+#include <cstring>
 #include <expected>
 #include <optional>
 #include <string_view>
@@ -506,6 +507,33 @@ TEST_CASE("the SynIC is switched on where it is required, before the MSRs") {
     REQUIRE_FALSE(failed.has_value());
     CHECK(failed.error().cause == kvm::nested::Errc::refused);
     CHECK(failed.error().detail == kvm::vcpu::capability(cap::hyperv_synic2));
+}
+
+TEST_CASE("a preemption timer whose deadline has passed is set to fire soon, and the report says so") {
+    constexpr std::size_t flags_at = 28, deadline_at = 32; // in the nested state
+    constexpr std::uint64_t tsc = 320'000'000, now = tsc / 32, millisecond = 2'000'000 / 32;
+    const struct {
+        std::uint64_t deadline, set;
+    } rows[] = {{1, now + millisecond},
+                {now, now + millisecond},
+                {now + millisecond, now + millisecond},
+                {now + millisecond + 1, now + millisecond + 1}};
+    for (const auto& row : rows) {
+        auto source = busy(VendorId::vmx, 1), target = busy(VendorId::vmx, 2);
+        source.msr[kvm::vcpu::uapi::msr::tsc] = tsc;
+        const std::uint32_t flags = kvm::nested::uapi::vmx_flag::preemption_timer_deadline;
+        std::memcpy(source.nested.data() + flags_at, &flags, sizeof flags);
+        std::memcpy(source.nested.data() + deadline_at, &row.deadline, sizeof row.deadline);
+        const auto report = whole(target).restore(*whole(source).save());
+        REQUIRE(report.has_value());
+        CHECK(report->preemption_timer_was_over == (row.set != row.deadline));
+        std::uint64_t set = 0;
+        std::memcpy(&set, target.nested.data() + deadline_at, sizeof set);
+        CHECK(set == row.set);
+        CHECK(std::equal(target.nested.begin(), target.nested.begin() + deadline_at, source.nested.begin()));
+        CHECK(std::equal(target.nested.begin() + deadline_at + 8, target.nested.end(),
+                         source.nested.begin() + deadline_at + 8, source.nested.end()));
+    }
 }
 
 } // namespace
