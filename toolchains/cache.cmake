@@ -1,18 +1,14 @@
 # SPDX-License-Identifier: MIT
 #
-# Where toolchains/setup put what is not installed in the system.  The toolchain files include this.
-#   KVM_NESTED_CACHE             the folder; the environment variable of that name goes before the default
+# Where toolchains/setup put what is not installed in the system, and where tests/lab/setup did.  The toolchain files include this.
+#   KVM_NESTED_CACHE             the folder, as cache.sh beside this finds it, unless -D says which
 #   <cache>/pfr/include          Boost.PFR: find_path(... boost/pfr.hpp) finds it
 #   <cache>/uapi/<6.1|6.12|7>/usr/include   the kernel headers of each generation
 
 if(NOT DEFINED KVM_NESTED_CACHE)
-  if(DEFINED ENV{KVM_NESTED_CACHE})
-    set(KVM_NESTED_CACHE "$ENV{KVM_NESTED_CACHE}")
-  elseif(DEFINED ENV{XDG_CACHE_HOME})
-    set(KVM_NESTED_CACHE "$ENV{XDG_CACHE_HOME}/kvm-nested")
-  else()
-    set(KVM_NESTED_CACHE "$ENV{HOME}/.cache/kvm-nested")
-  endif()
+  execute_process(
+    COMMAND bash -c "source \"$0\" && printf %s \"$cache\"" "${CMAKE_CURRENT_LIST_DIR}/cache.sh"
+    OUTPUT_VARIABLE KVM_NESTED_CACHE COMMAND_ERROR_IS_FATAL ANY)
   set(KVM_NESTED_CACHE "${KVM_NESTED_CACHE}" CACHE PATH "What toolchains/setup unpacked")
 endif()
 

@@ -160,7 +160,7 @@ void run_until_l2_is_active(lab::StockQemu& qemu) {
     while (::access("held", F_OK) != 0) {
         const auto status = qemu.status();
         if (status != "running" || std::chrono::steady_clock::now() > deadline)
-            lab::give_up(std::format(
+            lab::lost_in_boot(std::format(
                 "L2 did not begin. QEMU's machine is {}. Its registers:\n{}\nL1's console ends:\n{}", status,
                 qemu.monitor("info registers -a"), end_of("console")));
         std::this_thread::sleep_for(100ms);

@@ -18,6 +18,8 @@ struct Said {
 };
 Said said;
 
+bool has_failed = false; ///< any assertion of any test so far
+
 class Matrix : public doctest::IReporter {
   public:
     explicit Matrix(const doctest::ContextOptions&) {}
@@ -28,6 +30,7 @@ class Matrix : public doctest::IReporter {
     }
     void test_case_end(const doctest::CurrentTestCaseStats& stats) override {
         const bool failed = stats.failure_flags != 0;
+        has_failed |= failed;
         const std::string_view suite = test_->m_test_suite;
         std::println("matrix: {} | {:.2f} | {} | {} | {}",
                      failed         ? "failed"
@@ -44,7 +47,7 @@ class Matrix : public doctest::IReporter {
     void test_case_exception(const doctest::TestCaseException&) override {}
     void subcase_start(const doctest::SubcaseSignature&) override {}
     void subcase_end() override {}
-    void log_assert(const doctest::AssertData&) override {}
+    void log_assert(const doctest::AssertData& assertion) override { has_failed |= assertion.m_failed; }
     void log_message(const doctest::MessageData&) override {}
     void test_case_skipped(const doctest::TestCaseData&) override {}
 
@@ -64,6 +67,14 @@ void lab::give_up(const std::string& reason) {
         FAIL(reason);
     std::println(stderr, "{}", reason);
     std::exit(1);
+}
+
+void lab::lost_in_boot(const std::string& reason) {
+    if (has_failed)
+        give_up(reason);
+    std::println("A stock Linux as L1 was lost in its boot, before any migration: {}", reason);
+    std::fflush(stdout);
+    std::exit(lost_in_boot_status);
 }
 
 void lab::not_offered(const std::string& reason) {

@@ -15,6 +15,14 @@ namespace lab {
 /// For what is not under test: fails the test and ends it.
 [[noreturn]] void give_up(const std::string& reason);
 
+/// Exit status of a program that boots a stock Linux as L1 which was lost in its boot, before any migration:
+/// EX_TEMPFAIL of sysexits.h. Nothing of ours had a part, so the same may be tried again (tests/run does,
+/// once).
+inline constexpr int lost_in_boot_status = 75;
+
+/// Ends the program with that status; but where something has failed before, it is a failure like any other.
+[[noreturn]] void lost_in_boot(const std::string& reason);
+
 /// The emulated processor or this kernel does not have what the test is about. The test returns after it.
 /// `reason` is what was seen, not what was supposed: "CPUID 8000000A EDX bit 25 is clear".
 void not_offered(const std::string& reason);
