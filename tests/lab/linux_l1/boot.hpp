@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 //
 // Puts a Linux kernel into guest memory as a boot loader would, by the 32-bit boot protocol (Linux,
-// Documentation/arch/x86/boot.rst): toolchains/setup takes the decompressor away, and with it the 64-bit
+// Documentation/arch/x86/boot.rst): tests/lab/setup takes the decompressor away, and with it the 64-bit
 // entry.
 #pragma once
 

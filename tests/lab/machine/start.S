@@ -2,7 +2,7 @@
 #
 # Starts a kernel that is not compressed. It takes the place of the decompressor in a bzImage, which costs an emulator
 # seconds: the kernel's own real-mode part has called the BIOS and enters here in 32-bit mode, with its parameters at %esi;
-# the decompressed kernel lies behind this page. toolchains/setup makes such images, and gives
+# the decompressed kernel lies behind this page. tests/lab/setup makes such images, and gives
 #   ENTRY, SIZE     of the kernel: where it is entered, and its length, a multiple of 4
 #
 # The protocols are those of Linux, Documentation/arch/x86/boot.rst: "32-bit" is how this is entered, "64-bit" how the kernel is.
