@@ -61,7 +61,7 @@ constexpr auto vmx_capabilities = std::to_array<VmxCapability>({
     {0x48b, "IA32_VMX_PROCBASED_CTLS2", &bit_layout::secondary},
     {0x48c, "IA32_VMX_EPT_VPID_CAP"},
     {0x48d, "IA32_VMX_TRUE_PINBASED_CTLS", &bit_layout::pin_based},
-    {0x48e, "IA32_VMX_TRUE_PROCBASED_CTLS", &bit_layout::cpu_based},
+    {0x48e, "IA32_VMX_TRUE_PROCBASED_CTLS", &bit_layout::primary},
     {0x48f, "IA32_VMX_TRUE_EXIT_CTLS", &bit_layout::exit_controls},
     {0x490, "IA32_VMX_TRUE_ENTRY_CTLS", &bit_layout::entry_controls},
     {0x491, "IA32_VMX_VMFUNC"},

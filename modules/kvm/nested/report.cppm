@@ -164,8 +164,6 @@ void write_value(Writer& out, const Field& field, std::span<const std::byte> byt
 /// What it means, behind `before`; nothing where there is no more to say.
 void explain(Writer& out, const BitLayout& layout, std::uint64_t value, bool redact,
              std::string_view before) noexcept;
-/// A number in which only what redacting keeps is left.
-std::uint64_t kept_bits(const BitLayout& layout, std::uint64_t value) noexcept;
 /// An address, or that there is none.
 void write_address(Writer& out, std::uint64_t address, bool redact) noexcept;
 /// One part of a value: "vector #PF", "NMI exiting", "write CR3, write CR4".

@@ -295,7 +295,7 @@ consteval auto make_vmcs12_rows() {
          "kept and not used up to 6.12"},
         {"paddingl", 728, 16, reserved, keeps, &bit_layout::bytes},
         {"pin_based_vm_exec_control", 744, 4, control, checks_and_uses, &bit_layout::pin_based, 0x4000},
-        {"cpu_based_vm_exec_control", 748, 4, control, checks_and_uses, &bit_layout::cpu_based, 0x4002},
+        {"cpu_based_vm_exec_control", 748, 4, control, checks_and_uses, &bit_layout::primary, 0x4002},
         {"exception_bitmap", 752, 4, control, uses, &bit_layout::exceptions, 0x4004},
         {"page_fault_error_code_mask", 756, 4, control, uses, &bit_layout::page_fault_error, 0x4006},
         {"page_fault_error_code_match", 760, 4, control, uses, &bit_layout::page_fault_error, 0x4008},

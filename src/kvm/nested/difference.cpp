@@ -34,8 +34,8 @@ bool differ(std::span<const std::byte> a, std::span<const std::byte> b, std::siz
 void write_changes(Writer& out, const BitLayout& layout, std::uint64_t a, std::uint64_t b, bool redact,
                    std::string_view before) noexcept {
     if (redact) {
-        a = detail::kept_bits(layout, a);
-        b = detail::kept_bits(layout, b);
+        a = kept_bits(layout, a);
+        b = kept_bits(layout, b);
     }
     for (const auto& bits : layout.bits) {
         if (bits.of(a) == bits.of(b))

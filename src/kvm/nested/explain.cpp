@@ -94,16 +94,6 @@ void write_bits(Writer& out, const NamedBits& bits, std::uint64_t value) noexcep
         out.decimal(number);
 }
 
-std::uint64_t kept_bits(const BitLayout& layout, std::uint64_t value) noexcept {
-    std::uint64_t kept = layout.always_ones;
-    for (const auto& bits : layout.bits)
-        if (bits.form != BitsForm::address)
-            kept |= bits.mask();
-    // CF, PF, AF, ZF, SF, OF: results of what the guest computes.
-    constexpr std::uint64_t status_flags = 0x8d5;
-    return value & (&layout == &bit_layout::rflags ? kept & ~status_flags : kept);
-}
-
 void write_address(Writer& out, std::uint64_t address, bool redact) noexcept {
     if (!redact || address == 0)
         out.hexadecimal(address);

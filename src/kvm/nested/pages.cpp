@@ -49,16 +49,13 @@ constexpr std::uint64_t page_of(std::uint64_t address) {
 constexpr const Field& vmcs12_field(std::string_view name) {
     return *find_vmcs12_field(name);
 }
-constexpr std::uint64_t bit(const BitLayout& layout, std::string_view name) {
-    return find(layout, name)->mask();
-}
 // The control words as one: pin-based, primary, secondary.
 struct Controls {
     std::uint64_t pin, primary, secondary;
 
     explicit constexpr Controls(const Vmcs12Fields& vmcs12) noexcept
         : pin{vmcs12["pin_based_vm_exec_control"]}, primary{vmcs12["cpu_based_vm_exec_control"]},
-          secondary{(primary & bit(bit_layout::cpu_based, "activate secondary controls")) != 0
+          secondary{has(primary, vmx::Primary::activate_secondary_controls)
                         ? vmcs12["secondary_vm_exec_control"]
                         : 0} {}
 };
@@ -75,24 +72,24 @@ struct Row {
 
 using enum PageAccess;
 constexpr std::array rows = std::to_array<Row>({
-    {PageRole::vmread_bitmap, reads, &Controls::secondary, bit(bit_layout::secondary, "VMCS shadowing"),
+    {PageRole::vmread_bitmap, reads, &Controls::secondary, mask(vmx::Secondary::vmcs_shadowing),
      vmcs12_field("vmread_bitmap")},
-    {PageRole::vmwrite_bitmap, reads, &Controls::secondary, bit(bit_layout::secondary, "VMCS shadowing"),
+    {PageRole::vmwrite_bitmap, reads, &Controls::secondary, mask(vmx::Secondary::vmcs_shadowing),
      vmcs12_field("vmwrite_bitmap")},
-    {PageRole::io_bitmap_a, reads, &Controls::primary, bit(bit_layout::cpu_based, "use I/O bitmaps"),
+    {PageRole::io_bitmap_a, reads, &Controls::primary, mask(vmx::Primary::use_io_bitmaps),
      vmcs12_field("io_bitmap_a")},
-    {PageRole::io_bitmap_b, reads, &Controls::primary, bit(bit_layout::cpu_based, "use I/O bitmaps"),
+    {PageRole::io_bitmap_b, reads, &Controls::primary, mask(vmx::Primary::use_io_bitmaps),
      vmcs12_field("io_bitmap_b")},
-    {PageRole::msr_bitmap, reads, &Controls::primary, bit(bit_layout::cpu_based, "use MSR bitmaps"),
+    {PageRole::msr_bitmap, reads, &Controls::primary, mask(vmx::Primary::use_msr_bitmaps),
      vmcs12_field("msr_bitmap")},
-    {PageRole::virtual_apic, reads_and_writes, &Controls::primary,
-     bit(bit_layout::cpu_based, "use TPR shadow"), vmcs12_field("virtual_apic_page_addr")},
+    {PageRole::virtual_apic, reads_and_writes, &Controls::primary, mask(vmx::Primary::use_tpr_shadow),
+     vmcs12_field("virtual_apic_page_addr")},
     // Only its address counts: accesses to it go elsewhere (Intel SDM Vol. 3, APIC-access page).
-    {PageRole::apic_access, none, &Controls::secondary,
-     bit(bit_layout::secondary, "virtualize APIC accesses"), vmcs12_field("apic_access_addr")},
+    {PageRole::apic_access, none, &Controls::secondary, mask(vmx::Secondary::virtualize_apic_accesses),
+     vmcs12_field("apic_access_addr")},
     {PageRole::posted_interrupts, reads_and_writes, &Controls::pin,
-     bit(bit_layout::pin_based, "process posted interrupts"), vmcs12_field("posted_intr_desc_addr"), 64},
-    {PageRole::page_modification_log, writes, &Controls::secondary, bit(bit_layout::secondary, "enable PML"),
+     mask(vmx::PinBased::process_posted_interrupts), vmcs12_field("posted_intr_desc_addr"), 64},
+    {PageRole::page_modification_log, writes, &Controls::secondary, mask(vmx::Secondary::enable_pml),
      vmcs12_field("pml_address")},
 });
 
@@ -144,13 +141,11 @@ struct Ranges {
     void operator()(const svm::L2Active& view) const noexcept {
         const auto vmcb = view.fields();
         give(PageRole::vmcb12, writes, view.vmcb12_pa());
-        constexpr auto ioio = bit(bit_layout::intercept_word3, "IOIO_PROT");
-        constexpr auto msr = bit(bit_layout::intercept_word3, "MSR_PROT");
-        if ((vmcb["intercepts[3]"] & ioio) != 0)
+        if (has(vmcb["intercepts[3]"], svm::Intercept::ioio_prot))
             give(PageRole::iopm, reads, page_of(vmcb["iopm_base_pa"]), 3 * uapi::page_size);
-        if ((vmcb["intercepts[3]"] & msr) != 0)
+        if (has(vmcb["intercepts[3]"], svm::Intercept::msr_prot))
             give(PageRole::msrpm, reads, page_of(vmcb["msrpm_base_pa"]), 2 * uapi::page_size);
-        if ((vmcb["misc_ctl"] & bit(bit_layout::misc_ctl, "NP_ENABLE")) != 0)
+        if (has(vmcb["misc_ctl"], svm::MiscCtl::np_enable))
             give(PageRole::nested_cr3, reads_and_writes, page_of(vmcb["nested_cr3"]));
         give(PageRole::l1_page_table, reads_and_writes, page_of(vmcb["cr3"]));
     }
@@ -170,7 +165,7 @@ struct Ranges {
     void link(const Controls& controls, std::uint64_t pointer) const noexcept {
         if (pointer == uapi::no_address)
             return;
-        if ((controls.secondary & bit(bit_layout::secondary, "VMCS shadowing")) != 0)
+        if (has(controls.secondary, vmx::Secondary::vmcs_shadowing))
             give(PageRole::shadow_vmcs, reads_and_writes, pointer);
         else // KVM_SET_NESTED_STATE looks at its first word
             give(PageRole::linked_vmcs, reads, pointer, sizeof(std::uint32_t));
@@ -178,14 +173,14 @@ struct Ranges {
 
     void tables(const Controls& controls, const Vmcs12Fields& vmcs12) const noexcept {
         const auto eptp = vmcs12["ept_pointer"];
-        if ((controls.secondary & bit(bit_layout::secondary, "enable EPT")) != 0) {
-            const bool flags = (eptp & bit(bit_layout::ept_pointer, "accessed and dirty flags")) != 0;
+        if (has(controls.secondary, vmx::Secondary::enable_ept)) {
+            const bool flags = has(eptp, vmx::EptPointer::accessed_and_dirty_flags);
             give(PageRole::ept_root, flags ? reads_and_writes : reads, page_of(eptp));
-        } else if ((vmcs12["guest_cr0"] & bit(bit_layout::cr0, "PG")) != 0) {
+        } else if (has(vmcs12["guest_cr0"], Cr0::pg)) {
             give(PageRole::l2_page_table, reads_and_writes, page_of(vmcs12["guest_cr3"]));
         }
-        if ((controls.secondary & bit(bit_layout::secondary, "enable VM functions")) != 0
-            && (vmcs12["vm_function_control"] & bit(bit_layout::vm_functions, "EPTP switching")) != 0)
+        if (has(controls.secondary, vmx::Secondary::enable_vm_functions)
+            && has(vmcs12["vm_function_control"], vmx::VmFunction::eptp_switching))
             give(PageRole::eptp_list, reads, vmcs12["eptp_list_address"]);
         give(PageRole::l1_page_table, reads_and_writes, page_of(vmcs12["host_cr3"]));
     }

@@ -16,19 +16,15 @@ namespace {
 
 using detail::Writer;
 
-constexpr std::uint64_t bit(const BitLayout& layout, std::string_view name) {
-    return find(layout, name)->mask();
-}
-
 /// What a vCPU's paging and segmentation amount to.
 std::string_view mode(std::uint64_t cr0, bool long_mode, bool cs_l, std::uint64_t rflags) noexcept {
-    if ((cr0 & bit(bit_layout::cr0, "PE")) == 0)
+    if (!has(cr0, Cr0::pe))
         return "real mode";
     if (long_mode)
         return cs_l ? "64-bit mode" : "compatibility mode";
-    if ((rflags & bit(bit_layout::rflags, "VM")) != 0)
+    if (has(rflags, Rflags::vm))
         return "virtual-8086 mode";
-    return (cr0 & bit(bit_layout::cr0, "PG")) != 0 ? "protected mode with paging" : "protected mode";
+    return has(cr0, Cr0::pg) ? "protected mode with paging" : "protected mode";
 }
 
 /// The first screen: a label and what is to be said, a line each.
@@ -140,8 +136,10 @@ class Screen {
 
     void event(std::string_view before, const BitLayout& kind, std::uint64_t event,
                std::uint64_t error_code) const noexcept {
-        explain(kind, event & ~std::uint64_t{1u << 31}, before); // that it is valid goes without saying
-        if ((event & 1u << 11) != 0)
+        using enum vmx::VectoringEvent; // all four kinds have these bits in one place
+        clear(event, valid);            // goes without saying
+        explain(kind, event, before);
+        if (has(event, error_code_valid))
             (out_ << " ").hexadecimal(error_code);
     }
 
@@ -150,7 +148,7 @@ class Screen {
         label("L2 is about to");
         if (view.run_pending()) {
             out_ << "begin: VMLAUNCH or VMRESUME was accepted";
-            if (const auto info = vmcs["vm_entry_intr_info_field"]; (info & 1u << 31) != 0)
+            if (const auto info = vmcs["vm_entry_intr_info_field"]; has(info, vmx::EntryEvent::valid))
                 event("; to inject: ", bit_layout::entry_event, info, vmcs["vm_entry_exception_error_code"]);
         } else {
             out_ << "go on";
@@ -169,9 +167,9 @@ class Screen {
         const auto vmcb = view.fields();
         label("L2 is about to");
         out_ << (view.run_pending() ? "begin: VMRUN was accepted" : "go on");
-        if (const auto info = vmcb["event_inj"]; (info & 1u << 31) != 0)
+        if (const auto info = vmcb["event_inj"]; has(info, svm::Event::valid))
             event("; to inject: ", bit_layout::svm_event, info, vmcb["event_inj_err"]);
-        if (const auto control = vmcb["int_ctl"]; (control & bit(bit_layout::int_ctl, "V_IRQ")) != 0)
+        if (const auto control = vmcb["int_ctl"]; has(control, svm::IntCtl::v_irq))
             (out_ << "; virtual interrupt ").decimal(vmcb["int_vector"] & 0xff);
         if (const auto shadow = vmcb["int_state"]; shadow != 0)
             explain(bit_layout::int_state, shadow, "; ");
@@ -179,12 +177,11 @@ class Screen {
     }
 
     void l2(const Vmcs12Fields& vmcs) const noexcept {
-        const bool long_mode =
-            (vmcs["vm_entry_controls"] & bit(bit_layout::entry_controls, "IA-32e mode guest")) != 0;
-        const bool cs_l = (vmcs["guest_cs_ar_bytes"] & bit(bit_layout::vmx_access_rights, "L")) != 0;
+        const bool long_mode = has(vmcs["vm_entry_controls"], vmx::EntryControl::ia_32e_mode_guest);
+        const bool cs_l = has(vmcs["guest_cs_ar_bytes"], vmx::AccessRight::l);
         label("L2") << mode(vmcs["guest_cr0"], long_mode, cs_l, vmcs["guest_rflags"]);
         out_ << ", CPL ";
-        out_.decimal(find(bit_layout::vmx_access_rights, "DPL")->of(vmcs["guest_ss_ar_bytes"]));
+        out_.decimal(bits(bit_layout::vmx_access_rights, "DPL").of(vmcs["guest_ss_ar_bytes"]));
         value(", RIP ", vmcs["guest_rip"]);
         value(", RSP ", vmcs["guest_rsp"]);
         value(", CR3 ", vmcs["guest_cr3"]);
@@ -192,18 +189,17 @@ class Screen {
     }
     void memory(const Vmcs12Fields& vmcs) const noexcept {
         const auto secondary =
-            (vmcs["cpu_based_vm_exec_control"] & bit(bit_layout::cpu_based, "activate secondary controls"))
-                    != 0
+            has(vmcs["cpu_based_vm_exec_control"], vmx::Primary::activate_secondary_controls)
                 ? vmcs["secondary_vm_exec_control"]
                 : 0;
         label("L2's memory");
-        if ((secondary & bit(bit_layout::secondary, "enable EPT")) != 0)
+        if (has(secondary, vmx::Secondary::enable_ept))
             explain(bit_layout::ept_pointer, vmcs["ept_pointer"], "EPT: ");
         else
             out_ << "no EPT: L2's page table maps to L1's memory";
-        if ((secondary & bit(bit_layout::secondary, "enable VPID")) != 0)
+        if (has(secondary, vmx::Secondary::enable_vpid))
             (out_ << "; VPID ").decimal(vmcs["virtual_processor_id"]);
-        if ((secondary & bit(bit_layout::secondary, "unrestricted guest")) != 0)
+        if (has(secondary, vmx::Secondary::unrestricted_guest))
             out_ << "; unrestricted guest";
         out_.end_line();
     }
@@ -213,9 +209,9 @@ class Screen {
             out_ << "none is recorded";
         else
             explain(bit_layout::exit_reason, vmcs["vm_exit_reason"], "");
-        if (const auto event = vmcs["vm_exit_intr_info"]; (event & 1u << 31) != 0)
+        if (const auto event = vmcs["vm_exit_intr_info"]; has(event, vmx::ExitEvent::valid))
             this->event("; ", bit_layout::exit_event, event, vmcs["vm_exit_intr_error_code"]);
-        if (const auto event = vmcs["idt_vectoring_info_field"]; (event & 1u << 31) != 0)
+        if (const auto event = vmcs["idt_vectoring_info_field"]; has(event, vmx::VectoringEvent::valid))
             this->event("; while delivering: ", bit_layout::vectoring_event, event,
                         vmcs["idt_vectoring_error_code"]);
         if (const auto error = vmcs["vm_instruction_error"]; error != 0)
@@ -223,8 +219,7 @@ class Screen {
         out_.end_line();
     }
     void l1(const Vmcs12Fields& vmcs) const noexcept {
-        const bool wide =
-            (vmcs["vm_exit_controls"] & bit(bit_layout::exit_controls, "host address-space size")) != 0;
+        const bool wide = has(vmcs["vm_exit_controls"], vmx::ExitControl::host_address_space_size);
         label("L1") << "goes on at the next VM exit: " << (wide ? "64-bit mode" : "32-bit mode");
         value(", RIP ", vmcs["host_rip"]);
         value(", RSP ", vmcs["host_rsp"]);
@@ -234,7 +229,7 @@ class Screen {
 
     void memory(const Vmcb12Fields& vmcb) const noexcept {
         label("L2's memory");
-        if ((vmcb["misc_ctl"] & bit(bit_layout::misc_ctl, "NP_ENABLE")) != 0) {
+        if (has(vmcb["misc_ctl"], svm::MiscCtl::np_enable)) {
             out_ << "nested paging, root ";
             detail::write_address(out_, vmcb["nested_cr3"], redact_);
         } else {
@@ -249,9 +244,9 @@ class Screen {
                          + std::popcount(vmcb["intercepts[4]"]) + std::popcount(vmcb["intercepts[5]"]);
         label("intercepts").decimal(static_cast<std::uint64_t>(all));
         const auto word3 = vmcb["intercepts[3]"];
-        if ((word3 & bit(bit_layout::intercept_word3, "IOIO_PROT")) != 0)
+        if (has(word3, svm::Intercept::ioio_prot))
             out_ << "; I/O by permission map";
-        if ((word3 & bit(bit_layout::intercept_word3, "MSR_PROT")) != 0)
+        if (has(word3, svm::Intercept::msr_prot))
             out_ << "; MSRs by permission map";
         if (vmcb["intercepts[2]"] != 0)
             explain(bit_layout::exceptions, vmcb["intercepts[2]"], "; exceptions ");
@@ -265,13 +260,13 @@ class Screen {
             explain(bit_layout::svm_exit_code, vmcb["exit_code"], "");
         else
             value("unknown code ", vmcb["exit_code"]);
-        if (const auto event = vmcb["exit_int_info"]; (event & 1u << 31) != 0)
+        if (const auto event = vmcb["exit_int_info"]; has(event, svm::Event::valid))
             this->event("; while delivering: ", bit_layout::svm_event, event, vmcb["exit_int_info_err"]);
         out_.end_line();
     }
     void l1(const Vmcb12Fields& vmcb) const noexcept {
-        const bool long_mode = (vmcb["efer"] & bit(bit_layout::efer, "LMA")) != 0;
-        const bool cs_l = (vmcb["cs.attrib"] & bit(bit_layout::svm_attributes, "L")) != 0;
+        const bool long_mode = has(vmcb["efer"], Efer::lma);
+        const bool cs_l = has(vmcb["cs.attrib"], svm::Attribute::l);
         label("L1") << "goes on at the next #VMEXIT: " << mode(vmcb["cr0"], long_mode, cs_l, vmcb["rflags"]);
         value(", RIP ", vmcb["rip"]);
         value(", RSP ", vmcb["rsp"]);

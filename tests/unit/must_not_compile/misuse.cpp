@@ -142,6 +142,22 @@ constexpr auto place() {
 }
 static_assert(place() == 8);
 
+auto named_bits() {
+#ifdef unknown_bits
+    return bits(kvm::nested::bit_layout::cr0, "PGG");
+#else
+    return bits(kvm::nested::bit_layout::cr0, "PG");
+#endif
+}
+
+auto other_enumeration(const kvm::nested::Vmcs12& page) {
+#ifdef no_enumeration_of_bits
+    return has(page.vm_exit_controls, kvm::nested::FieldGroup::control);
+#else
+    return has(page.vm_exit_controls, kvm::nested::vmx::ExitControl::load_ia32_efer);
+#endif
+}
+
 struct Throwing {
     kvm::nested::IoctlResult operator()(int, unsigned long, void*) const
 #ifndef throwing_seam

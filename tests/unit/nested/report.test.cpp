@@ -384,6 +384,8 @@ TEST_CASE("a value is explained by itself") {
     CHECK(told(bit_layout::cr0, 0) == "");
     CHECK(told(bit_layout::rflags, 0x3246) == "PF, ZF, IF, IOPL 3");
     CHECK(told(bit_layout::rflags, 0x3246, true) == "IF, IOPL 3");
+    const auto copy = bit_layout::rflags;
+    CHECK(told(copy, 0x3246, true) == "IF, IOPL 3");
     CHECK(told(bit_layout::rflags, 1u << 15) == "undefined bits 0x8000");
     CHECK(told(bit_layout::exit_reason, 0x80000021) == "VM-entry failure, invalid guest state");
     CHECK(told(bit_layout::exit_reason, 999) == "unknown 999");
