@@ -25,6 +25,8 @@ struct JsonOptions {
 
 /// One object: the version of this form, the vendor, and the parts of the state by the names of their fields.
 /// Values are strings, since a JSON number does not hold 64 bits everywhere. What is not there is zero.
+/// Of bytes that NestedState::parse() refuses it has "refused" with the reason and no "phase", and
+/// from_json() does not take it: what is missing or too much in the bytes cannot be seen in the fields.
 ///
 ///     {
 ///       "kvm.nested": 1,
@@ -54,13 +56,18 @@ struct JsonError {
     enum class Cause : std::uint8_t {
         syntax,        ///< not JSON
         shape,         ///< JSON, but not in the form that to_json() writes
-        unknown_name,  ///< no part or no field is called so
-        repeated_name, ///< a field that is there twice
-        bad_value,     ///< no number, no hexadecimal digits, or more than the field holds
-        refused,       ///< a state that no vCPU can be in: see `refused`
+        missing,       ///< what has to be there is not: the version, the vendor, the value of a field
+        unknown_name,  ///< no part, no field and no member of a field is called so
+        repeated_name, ///< a name that is there twice
+        version,       ///< another version of this form
+        other_vendor,  ///< a part, or a field of the header, that the state's vendor does not have
+        rounded,   ///< a JSON number above 2^53 - 1: programs such as jq round it, so only a string will do
+        bad_value, ///< no number, no hexadecimal digits, or more than the field holds
+        no_state,  ///< written of bytes that are no nested state
+        refused,   ///< a state that no vCPU can be in: see `refused`
     };
     Cause cause;
-    std::string where;      ///< "vmcs12/guest_rip"; empty if it is nowhere in particular
+    std::string where;      ///< "vmcs12/guest_rip", printable; empty if it is nowhere in particular
     std::size_t offset = 0; ///< of a syntax error, in the text
     std::optional<Error> refused = std::nullopt;
 
@@ -68,8 +75,9 @@ struct JsonError {
 };
 
 /// Builds a state. Takes what to_json() writes, and what a person would write: decimal and hexadecimal
-/// strings, unsigned JSON numbers, fields in any order. Left out, the addresses of the header are "none", the
-/// revision of a vmcs12 is KVM's, and everything else is zero. The result is canonical, as
+/// strings, unsigned JSON numbers up to 2^53 - 1, names in any order. The version and the vendor must be
+/// there. Left out, the addresses of the header are "none", the revision of a vmcs12 is KVM's, and everything
+/// else is zero; "phase" and "meaning" are for the reader and not looked at. The result is canonical, as
 /// NestedState::parse() makes it.
 [[nodiscard]] std::expected<NestedStateBuffer, JsonError> from_json(std::string_view text);
 

@@ -20,6 +20,8 @@ namespace {
 
 constexpr std::string_view version_key = "kvm.nested";
 constexpr std::uint64_t version = 1;
+/// The largest number that is itself alone where JSON numbers are doubles (RFC 8259 section 6).
+constexpr std::uint64_t largest_exact = (std::uint64_t{1} << 53) - 1;
 
 constexpr std::array part_keys = std::to_array<std::pair<std::string_view, Part>>({
     {"header", Part::header},
@@ -57,7 +59,8 @@ std::string digits(std::span<const std::byte> bytes) {
     return result;
 }
 
-/// JSON with two blanks for each level. Names and values have nothing in them that needs an escape.
+/// JSON with two blanks for each level. Names and values have nothing in them that needs an escape; a message
+/// may.
 class Document {
   public:
     void open(std::string_view name = {}) {
@@ -148,6 +151,14 @@ std::optional<std::uint64_t> number_in(std::string_view text) {
     return value;
 }
 
+/// A name out of the text, for a message: no control characters, and no longer than a name can be.
+std::string printable(std::string_view name) {
+    constexpr std::size_t longest = 64;
+    std::string text{name.substr(0, longest)};
+    std::ranges::replace_if(text, [](char c) { return c < ' ' || c > '~'; }, '?');
+    return name.size() > longest ? text + "..." : text;
+}
+
 /// What the reader of JSON calls, event by event. Any `false` ends the reading.
 class Builder {
   public:
@@ -163,7 +174,10 @@ class Builder {
     bool null() { return value_is_bad(); }
     bool boolean(bool) { return value_is_bad(); }
     bool number_integer(number_integer_t) { return value_is_bad(); } // it is negative
-    bool number_float(number_float_t, const string_t&) { return value_is_bad(); }
+    bool number_float(number_float_t value, const string_t&) {
+        return is_a_fields() && value > static_cast<double>(largest_exact) ? fails(Cause::rounded)
+                                                                           : value_is_bad();
+    }
     bool binary(binary_t&) { return value_is_bad(); }
     bool start_array(std::size_t) { return value_is_bad(); }
     bool end_array() { return value_is_bad(); }
@@ -176,7 +190,7 @@ class Builder {
         case Level::document: {
             const auto found = std::ranges::find(part_keys, key_, &decltype(part_keys)::value_type::first);
             if (found == part_keys.end())
-                return fails(Cause::unknown_name);
+                return fails(Cause::shape);
             part_ = found->second;
             has_[static_cast<std::size_t>(part_)] = true;
             level_ = Level::part;
@@ -184,6 +198,8 @@ class Builder {
         }
         case Level::part:
             level_ = Level::field;
+            member_.clear();
+            has_member_ = {};
             return true;
         case Level::field:
             break;
@@ -191,31 +207,47 @@ class Builder {
         return fails(Cause::shape);
     }
     bool end_object() {
+        if (level_ == Level::field && !has_member_[value_member]) {
+            member_ = members[value_member];
+            return fails(Cause::missing);
+        }
         level_ = level_ == Level::field  ? Level::part
                  : level_ == Level::part ? Level::document
                                          : Level::outside;
         return true;
     }
     bool key(string_t& name) {
-        (level_ == Level::document ? key_ : level_ == Level::part ? field_ : member_) = name;
+        switch (level_) {
+        case Level::document:
+            key_ = name;
+            return is_first_of(document_keys, has_key_, name);
+        case Level::part:
+            field_ = name; // whether it is there twice is seen by its place, at its value
+            return find_field() != nullptr || fails(Cause::unknown_name);
+        case Level::field:
+            member_ = name;
+            return is_first_of(members, has_member_, name);
+        case Level::outside:
+            break;
+        }
         return true;
     }
 
     bool number_unsigned(number_unsigned_t value) {
         if (level_ == Level::document && key_ == version_key)
-            return value == version || fails(Cause::bad_value);
-        return is_a_fields() ? put(value) : value_is_bad();
+            return value == version || fails(Cause::version);
+        if (!is_a_fields())
+            return value_is_bad();
+        return value <= largest_exact ? put(value) : fails(Cause::rounded);
     }
     bool string(string_t& value) {
         if (level_ == Level::document)
             return document_string(value);
-        if (level_ == Level::field && member_ == "meaning")
+        if (level_ == Level::field && member_ == members[meaning_member])
             return true;
         if (!is_a_fields())
             return value_is_bad();
         const auto* field = find_field();
-        if (field == nullptr)
-            return fails(Cause::unknown_name);
         if (!field->is_number())
             return put_area(*field, value);
         const auto number = number_in(value);
@@ -230,10 +262,17 @@ class Builder {
   private:
     enum class Level { outside, document, part, field };
 
+    static constexpr std::array document_keys = std::to_array<std::string_view>(
+        {version_key, "vendor", "phase", "refused", "header", "vmcs12", "shadow_vmcs12", "vmcb"});
+    static constexpr std::array members = std::to_array<std::string_view>({"value", "meaning"});
+    static constexpr std::size_t value_member = 0, meaning_member = 1;
+
     bool fails(Cause cause) {
-        std::string where = key_;
+        std::string where = printable(key_);
         if (level_ == Level::part || level_ == Level::field)
-            (where += '/') += field_;
+            (where += '/') += printable(field_);
+        if (level_ == Level::field)
+            (where += '/') += printable(member_);
         error_ = JsonError{.cause = cause, .where = std::move(where)};
         return false;
     }
@@ -241,14 +280,28 @@ class Builder {
         return fails(level_ == Level::outside || level_ == Level::document ? Cause::shape : Cause::bad_value);
     }
     bool is_a_fields() const {
-        return level_ == Level::part || (level_ == Level::field && member_ == "value");
+        return level_ == Level::part || (level_ == Level::field && member_ == members[value_member]);
+    }
+    template <std::size_t N>
+    bool is_first_of(const std::array<std::string_view, N>& names, std::bitset<N>& seen,
+                     std::string_view name) {
+        const auto found = std::ranges::find(names, name);
+        if (found == names.end())
+            return fails(Cause::unknown_name);
+        const auto index = static_cast<std::size_t>(found - names.begin());
+        if (seen[index])
+            return fails(Cause::repeated_name);
+        seen[index] = true;
+        return true;
     }
 
     bool document_string(std::string_view value) {
         if (key_ == "phase") // for the reader: header and parts decide it
             return true;
+        if (key_ == "refused")
+            return fails(Cause::no_state);
         if (key_ != "vendor")
-            return fails(key_ == version_key ? Cause::bad_value : Cause::unknown_name);
+            return fails(key_ == version_key ? Cause::bad_value : Cause::shape);
         for (const auto vendor : {VendorId::vmx, VendorId::svm})
             if (value == name(vendor)) {
                 vendor_ = vendor;
@@ -257,22 +310,25 @@ class Builder {
         return fails(Cause::bad_value);
     }
 
-    /// The header's names say themselves whose they are, in whatever order vendor and header come.
-    const Field* find_field() const {
+    /// The header's names may come before the vendor: finish() says whether they are its.
+    const Field* find_field() {
         if (part_ == Part::vmcs12 || part_ == Part::shadow_vmcs12)
             return find_vmcs12_field(field_);
         if (part_ == Part::vmcb)
             return find_vmcb12_field(std::string_view{field_});
-        for (const auto vendor : {VendorId::vmx, VendorId::svm})
-            for (const auto& field : header_fields(vendor))
-                if (field.name == field_)
-                    return &field;
-        return nullptr;
+        const auto* in_vmx = find_header_field(VendorId::vmx, field_);
+        const auto* in_svm = find_header_field(VendorId::svm, field_);
+        if (in_vmx != nullptr && in_svm == nullptr)
+            of_vmx_alone_ = field_;
+        if (in_svm != nullptr && in_vmx == nullptr)
+            of_svm_alone_ = field_;
+        return in_vmx != nullptr ? in_vmx : in_svm;
     }
 
     bool is_first_of(const Field& field) {
+        // With a field of the other vendor's at the place finish() deals.
         const std::size_t at = begin_of(part_) + std::size_t{field.offset};
-        if (seen_[at])
+        if (seen_[at] && (of_vmx_alone_.empty() || of_svm_alone_.empty()))
             return fails(Cause::repeated_name);
         seen_[at] = true;
         return true;
@@ -280,8 +336,6 @@ class Builder {
 
     bool put(std::uint64_t value) {
         const auto* field = find_field();
-        if (field == nullptr)
-            return fails(Cause::unknown_name);
         if (!field->is_number() || (field->size < 8 && value >> (8 * field->size) != 0))
             return fails(Cause::bad_value);
         if (!is_first_of(*field))
@@ -294,7 +348,7 @@ class Builder {
             return fails(Cause::bad_value);
         if (!is_first_of(field))
             return false;
-        if (field.name == "hdr.pad") // at another offset for each vendor, and KVM drops it
+        if (field.name == "hdr.pad") // each vendor has it elsewhere, and KVM drops it
             return true;
         for (std::size_t i = 0; i < digits.size(); i += 2) {
             const std::array<char, 4> text{'0', 'x', digits[i], digits[i + 1]};
@@ -328,6 +382,9 @@ class Builder {
     Level level_ = Level::outside;
     Part part_ = Part::header;
     std::string key_, field_, member_;
+    std::bitset<document_keys.size()> has_key_;
+    std::bitset<members.size()> has_member_;
+    std::string of_vmx_alone_, of_svm_alone_; // the last names of the header that only one vendor has
 };
 
 std::expected<NestedStateBuffer, JsonError> Builder::finish(bool complete) {
@@ -336,13 +393,19 @@ std::expected<NestedStateBuffer, JsonError> Builder::finish(bool complete) {
     };
     if (error_)
         return std::unexpected{*error_};
-    if (!complete || !vendor_)
-        return wrong(Cause::shape, "vendor");
+    if (!complete)
+        return wrong(Cause::shape, "");
+    if (!has_key_[0])
+        return wrong(Cause::missing, version_key);
+    if (!vendor_)
+        return wrong(Cause::missing, "vendor");
     const bool vmx = *vendor_ == VendorId::vmx;
+    if (const auto& other = vmx ? of_svm_alone_ : of_vmx_alone_; !other.empty())
+        return wrong(Cause::other_vendor, "header/" + other);
     if (vmx && has(Part::vmcb))
-        return wrong(Cause::unknown_name, "vmcb");
+        return wrong(Cause::other_vendor, "vmcb");
     if (!vmx && (has(Part::vmcs12) || has(Part::shadow_vmcs12)))
-        return wrong(Cause::unknown_name, has(Part::vmcs12) ? "vmcs12" : "shadow_vmcs12");
+        return wrong(Cause::other_vendor, has(Part::vmcs12) ? "vmcs12" : "shadow_vmcs12");
     const auto size = static_cast<std::uint32_t>(has(Part::shadow_vmcs12)               ? Vmx::capacity
                                                  : has(Part::vmcs12) || has(Part::vmcb) ? Svm::capacity
                                                                                         : uapi::header_size);
@@ -374,11 +437,14 @@ std::string to_json(std::span<const std::byte> state, const JsonOptions& options
     out.open();
     out.raw(version_key, std::to_string(version));
     const auto parsed = NestedStateBuffer::parse(state);
+    if (!parsed)
+        out.raw("refused", nlohmann::json(parsed.error().message().view()).dump());
     for (const auto& part : PartsOfState{state}) {
         if (part.part == Part::header) {
             out.string("vendor",
                        name(read(part.bytes, part.fields[1]) == Vmx::format ? VendorId::vmx : VendorId::svm));
-            out.string("phase", name(parsed ? parsed->phase() : Phase::unrecognised));
+            if (parsed)
+                out.string("phase", name(parsed->phase()));
         }
         out.open(key_of(part.part));
         for (const auto& field : part.fields)
@@ -401,11 +467,17 @@ std::string JsonError::message() const {
     constexpr auto causes = std::to_array<std::string_view>({
         "this is not JSON",
         "this is not the JSON form of a nested state",
+        "this is missing",
         "there is nothing of this name",
         "this name is there twice",
+        "this version of the JSON form is not known; version 1 is",
+        "the state's vendor has nothing of this name",
+        "a JSON number above 2^53 - 1, which programs such as jq round; write it as a string",
         "this is not a value that fits",
+        "this was written of bytes that are no nested state; put them right and write it anew",
         "no vCPU can be in this state",
     });
+    static_assert(causes.size() == static_cast<std::size_t>(Cause::refused) + 1);
     std::string text{causes[std::min(static_cast<std::size_t>(cause), causes.size() - 1)]};
     if (cause == Cause::syntax)
         text += ", at byte " + std::to_string(offset);

@@ -128,7 +128,8 @@ TEST_CASE("to JSON and back is the identity for generated states") {
 }
 
 TEST_CASE("a person may write decimal, hexadecimal, numbers, any order, and leave out what is zero") {
-    const auto state = from_json(R"({"vmcs12": {"guest_rip": 4660, "host_rip": "0x1F", "padding": "0001",
+    const auto state =
+        from_json(R"({"kvm.nested": 1, "vmcs12": {"guest_rip": 4660, "host_rip": "0x1F", "padding": "0001",
         "virtual_processor_id": "7", "guest_cr0": {"value": "0x11", "meaning": "whatever"}},
         "header": {"flags": 1, "hdr.vmx.vmxon_pa": "0x1000", "hdr.vmx.vmcs12_pa": "8192"}, "vendor": "VMX"})");
     REQUIRE(state.has_value());
@@ -140,8 +141,9 @@ TEST_CASE("a person may write decimal, hexadecimal, numbers, any order, and leav
     CHECK(bytes[128 + 13] == std::byte{1});
     bytes[128 + 13] = std::byte{0};
     CHECK(bytes == expected);
-    CHECK(from_json(R"({"vendor": "VMX"})")->phase() == kvm::nested::Phase::vmx_off);
-    CHECK(from_json(R"({"vendor": "SVM"})")->phase() == kvm::nested::Phase::svm_outside_l2_gif_clear);
+    CHECK(from_json(R"({"kvm.nested": 1, "vendor": "VMX"})")->phase() == kvm::nested::Phase::vmx_off);
+    CHECK(from_json(R"({"vendor": "SVM", "kvm.nested": 1})")->phase()
+          == kvm::nested::Phase::svm_outside_l2_gif_clear);
 }
 
 struct Wrong {
@@ -156,40 +158,89 @@ TEST_CASE("what is wrong with a text is told with its place") {
              Wrong{"nonsense", Cause::syntax, ""},
              Wrong{R"({"vendor": "VMX")", Cause::syntax, ""},
              Wrong{R"({"vendor": "VMX"} and more)", Cause::syntax, ""},
-             Wrong{"{}", Cause::shape, "vendor"},
              Wrong{"[]", Cause::shape, ""},
              Wrong{"7", Cause::shape, ""},
              Wrong{R"({"vendor": 7})", Cause::shape, "vendor"},
+             Wrong{R"({"vendor": null})", Cause::shape, "vendor"},
+             Wrong{R"({"vendor": {}})", Cause::shape, "vendor"},
+             Wrong{R"({"phase": {}})", Cause::shape, "phase"},
+             Wrong{R"({"vmcs12": "0x1"})", Cause::shape, "vmcs12"},
+             Wrong{R"({"vmcs12": 1})", Cause::shape, "vmcs12"},
+             Wrong{R"({"kvm.nested": {}})", Cause::shape, "kvm.nested"},
              Wrong{R"({"vendor": "ARM"})", Cause::bad_value, "vendor"},
-             Wrong{R"({"kvm.nested": 2, "vendor": "VMX"})", Cause::bad_value, "kvm.nested"},
-             Wrong{R"({"vendor": "VMX", "vmcs13": {}})", Cause::unknown_name, "vmcs13"},
-             Wrong{R"({"vendor": "VMX", "vmcs12": {"guest_ri": 1}})", Cause::unknown_name, "vmcs12/guest_ri"},
-             Wrong{R"({"vendor": "VMX", "vmcs12": {"guest_rip": -1}})", Cause::bad_value, "vmcs12/guest_rip"},
-             Wrong{R"({"vendor": "VMX", "vmcs12": {"guest_rip": 1.5}})", Cause::bad_value,
+             Wrong{R"({"kvm.nested": "1"})", Cause::bad_value, "kvm.nested"},
+             Wrong{R"({"kvm.nested": 2, "vendor": "VMX"})", Cause::version, "kvm.nested"},
+             Wrong{"{}", Cause::missing, "kvm.nested"},
+             Wrong{R"({"vendor": "VMX"})", Cause::missing, "kvm.nested"},
+             Wrong{R"({"kvm.nested": 1})", Cause::missing, "vendor"},
+             Wrong{R"({"kvm.nested": 1, "kvm.nested": 1})", Cause::repeated_name, "kvm.nested"},
+             Wrong{R"({"vendor": "VMX", "vendor": "SVM"})", Cause::repeated_name, "vendor"},
+             Wrong{R"({"vmcs12": {}, "vmcs12": {}})", Cause::repeated_name, "vmcs12"},
+             Wrong{R"({"header": {}, "header": {"flags": 1}})", Cause::repeated_name, "header"},
+             Wrong{R"({"phase": "", "phase": ""})", Cause::repeated_name, "phase"},
+             Wrong{R"({"vmcs13": {}})", Cause::unknown_name, "vmcs13"},
+             Wrong{R"({"comment": "mine"})", Cause::unknown_name, "comment"},
+             Wrong{R"({"vmcs12": {"guest_ri": 1}})", Cause::unknown_name, "vmcs12/guest_ri"},
+             Wrong{R"({"vmcs12": {"guest_ri": {"value": 1}}})", Cause::unknown_name, "vmcs12/guest_ri"},
+             Wrong{R"({"header": {"vmxon_pa": 1}})", Cause::unknown_name, "header/vmxon_pa"},
+             Wrong{R"({"vmcs12": {"guest_rip": {"values": 1}}})", Cause::unknown_name,
+                   "vmcs12/guest_rip/values"},
+             Wrong{R"({"vmcs12": {"guest_rip": {}}})", Cause::missing, "vmcs12/guest_rip/value"},
+             Wrong{R"({"vmcs12": {"guest_rip": {"meaning": "x"}}})", Cause::missing,
+                   "vmcs12/guest_rip/value"},
+             Wrong{R"({"vmcs12": {"guest_rip": 1, "guest_rip": 1}})", Cause::repeated_name,
                    "vmcs12/guest_rip"},
-             Wrong{R"({"vendor": "VMX", "vmcs12": {"guest_rip": []}})", Cause::bad_value, "vmcs12/guest_rip"},
-             Wrong{R"({"vendor": "VMX", "vmcs12": {"guest_rip": null}})", Cause::bad_value,
+             Wrong{R"({"vmcs12": {"guest_rip": 1, "guest\u005frip": 1}})", Cause::repeated_name,
                    "vmcs12/guest_rip"},
-             Wrong{R"({"vendor": "VMX", "vmcs12": {"guest_rip": "0x"}})", Cause::bad_value,
+             Wrong{R"({"vmcs12": {"guest_rip": {"value": 1}, "guest_rip": 1}})", Cause::repeated_name,
                    "vmcs12/guest_rip"},
-             Wrong{R"({"vendor": "VMX", "vmcs12": {"guest_rip": "masked"}})", Cause::bad_value,
+             Wrong{R"({"vmcs12": {"guest_rip": {"value": 1, "value": 1}}})", Cause::repeated_name,
+                   "vmcs12/guest_rip/value"},
+             Wrong{R"({"vmcs12": {"guest_rip": {"meaning": "", "meaning": ""}}})", Cause::repeated_name,
+                   "vmcs12/guest_rip/meaning"},
+             Wrong{R"({"header": {"hdr.pad": "01", "hdr.pad": "01"}})", Cause::repeated_name,
+                   "header/hdr.pad"},
+             Wrong{R"({"vmcs12": {"guest_rip": 9007199254740992}})", Cause::rounded, "vmcs12/guest_rip"},
+             Wrong{R"({"vmcs12": {"guest_rip": 18446744071578845000}})", Cause::rounded, "vmcs12/guest_rip"},
+             Wrong{R"({"vmcs12": {"guest_rip": 1.8446744073709552e+19}})", Cause::rounded,
                    "vmcs12/guest_rip"},
-             Wrong{R"({"vendor": "VMX", "vmcs12": {"guest_rip": "0x10000000000000000"}})", Cause::bad_value,
+             Wrong{R"({"vmcs12": {"guest_rip": {"value": 18446744071578845000}}})", Cause::rounded,
+                   "vmcs12/guest_rip/value"},
+             Wrong{R"({"vmcs12": {"guest_rip": -1}})", Cause::bad_value, "vmcs12/guest_rip"},
+             Wrong{R"({"vmcs12": {"guest_rip": 1.5}})", Cause::bad_value, "vmcs12/guest_rip"},
+             Wrong{R"({"vmcs12": {"guest_rip": []}})", Cause::bad_value, "vmcs12/guest_rip"},
+             Wrong{R"({"vmcs12": {"guest_rip": null}})", Cause::bad_value, "vmcs12/guest_rip"},
+             Wrong{R"({"vmcs12": {"guest_rip": "0x"}})", Cause::bad_value, "vmcs12/guest_rip"},
+             Wrong{R"({"vmcs12": {"guest_rip": ""}})", Cause::bad_value, "vmcs12/guest_rip"},
+             Wrong{R"({"vmcs12": {"guest_rip": "masked"}})", Cause::bad_value, "vmcs12/guest_rip"},
+             Wrong{R"({"vmcs12": {"guest_rip": "0x10000000000000000"}})", Cause::bad_value,
                    "vmcs12/guest_rip"},
-             Wrong{R"({"vendor": "VMX", "vmcs12": {"guest_cs_selector": 65536}})", Cause::bad_value,
+             Wrong{R"({"vmcs12": {"guest_cs_selector": 65536}})", Cause::bad_value,
                    "vmcs12/guest_cs_selector"},
-             Wrong{R"({"vendor": "VMX", "vmcs12": {"guest_rip": 1, "guest_rip": 1}})", Cause::repeated_name,
-                   "vmcs12/guest_rip"},
-             Wrong{R"({"vendor": "VMX", "vmcs12": {"padding": "0"}})", Cause::bad_value, "vmcs12/padding"},
-             Wrong{R"({"vendor": "VMX", "vmcs12": {"padding": "zz"}})", Cause::bad_value, "vmcs12/padding"},
-             Wrong{R"({"vendor": "VMX", "vmcs12": {"padding": 1}})", Cause::bad_value, "vmcs12/padding"},
-             Wrong{R"({"vendor": "VMX", "vmcs12": {"guest_rip": {"value": {}}}})", Cause::shape,
-                   "vmcs12/guest_rip"},
-             Wrong{R"({"vendor": "VMX", "vmcb": {}})", Cause::unknown_name, "vmcb"},
-             Wrong{R"({"vendor": "SVM", "vmcs12": {}})", Cause::unknown_name, "vmcs12"},
-             Wrong{R"({"vendor": "SVM", "header": {"size": 4224}})", Cause::bad_value, "header/size"},
-             Wrong{R"({"vendor": "SVM", "header": {"format": 0}})", Cause::bad_value, "header/format"},
-             Wrong{R"({"vendor": "SVM", "header": {"flags": 1}})", Cause::refused, ""},
+             Wrong{R"({"vmcs12": {"guest_rip": {"meaning": 1}}})", Cause::bad_value,
+                   "vmcs12/guest_rip/meaning"},
+             Wrong{R"({"vmcs12": {"padding": "0"}})", Cause::bad_value, "vmcs12/padding"},
+             Wrong{R"({"vmcs12": {"padding": "zz"}})", Cause::bad_value, "vmcs12/padding"},
+             Wrong{R"({"vmcs12": {"padding": 1}})", Cause::bad_value, "vmcs12/padding"},
+             Wrong{R"({"vmcs12": {"guest_rip": {"value": {}}}})", Cause::shape, "vmcs12/guest_rip/value"},
+             Wrong{R"({"kvm.nested": 1, "vendor": "VMX", "vmcb": {}})", Cause::other_vendor, "vmcb"},
+             Wrong{R"({"kvm.nested": 1, "vendor": "SVM", "vmcs12": {}})", Cause::other_vendor, "vmcs12"},
+             Wrong{R"({"kvm.nested": 1, "vendor": "SVM", "shadow_vmcs12": {}})", Cause::other_vendor,
+                   "shadow_vmcs12"},
+             Wrong{R"({"kvm.nested": 1, "vendor": "SVM", "header": {"hdr.vmx.vmxon_pa": "0x1000"}})",
+                   Cause::other_vendor, "header/hdr.vmx.vmxon_pa"},
+             Wrong{R"({"kvm.nested": 1, "header": {"hdr.svm.vmcb_pa": "0x1000"}, "vendor": "VMX"})",
+                   Cause::other_vendor, "header/hdr.svm.vmcb_pa"},
+             Wrong{R"({"kvm.nested": 1, "vendor": "SVM",
+                       "header": {"hdr.svm.vmcb_pa": "0x1000", "hdr.vmx.vmxon_pa": "0x1000"}})",
+                   Cause::other_vendor, "header/hdr.vmx.vmxon_pa"},
+             Wrong{R"({"kvm.nested": 1, "vendor": "SVM", "header": {"size": 4224}})", Cause::bad_value,
+                   "header/size"},
+             Wrong{R"({"kvm.nested": 1, "vendor": "SVM", "header": {"format": 0}})", Cause::bad_value,
+                   "header/format"},
+             Wrong{R"({"refused": "why"})", Cause::no_state, "refused"},
+             Wrong{R"({"kvm.nested": 1, "vendor": "SVM", "header": {"flags": 1}})", Cause::refused, ""},
+             Wrong{"{\"\\u001b[2J\": 1}", Cause::unknown_name, "?[2J"},
          }) {
         CAPTURE(wrong.text);
         const auto state = from_json(wrong.text);
@@ -199,12 +250,21 @@ TEST_CASE("what is wrong with a text is told with its place") {
         CHECK_FALSE(state.error().message().empty());
         CHECK(state.error().refused.has_value() == (wrong.cause == Cause::refused));
     }
-    const auto refused = from_json(R"({"vendor": "SVM", "header": {"flags": 1}})");
+    const auto refused = from_json(R"({"kvm.nested": 1, "vendor": "SVM", "header": {"flags": 1}})");
     REQUIRE_FALSE(refused.has_value());
     CHECK(refused.error().refused.value().code == kvm::nested::Errc::payload_missing);
     const auto syntax = from_json(R"({"vendor": "VMX", )");
     REQUIRE_FALSE(syntax.has_value());
     CHECK(syntax.error().offset >= 17);
+    const auto rounded = from_json(R"({"vmcs12": {"guest_rip": 18446744071578845000}})");
+    CHECK(rounded.error().message()
+          == "a JSON number above 2^53 - 1, which programs such as jq round; write it as a string: "
+             "vmcs12/guest_rip");
+    const auto exact = from_json(
+        R"({"kvm.nested": 1, "vendor": "VMX", "header": {"hdr.vmx.vmxon_pa": "0x1000", "hdr.vmx.vmcs12_pa": 8192},
+            "vmcs12": {"guest_rip": 9007199254740991}})");
+    REQUIRE(exact.has_value());
+    CHECK(to_json(*exact).find(R"("guest_rip": "0x1fffffffffffff")") != std::string::npos);
 }
 
 TEST_CASE("no text is unsafe input") {
@@ -218,6 +278,8 @@ TEST_CASE("no text is unsafe input") {
     }
     CHECK_FALSE(from_json(std::string(1 << 20, '\0')).has_value());
     CHECK_FALSE(from_json(std::string(1 << 20, '[')).has_value());
+    const auto long_name = from_json("{\"" + std::string(5 << 20, 'x') + "\": 1}");
+    CHECK(long_name.error().message().size() < 200);
     std::string deep;
     for (int i = 0; i < 100'000; ++i)
         deep += R"({"vmcs12":)";
@@ -231,11 +293,27 @@ TEST_CASE("redacted JSON has no masked value in it, and says so when it is read"
     CHECK(from_json(text).error().cause == Cause::bad_value);
 }
 
-TEST_CASE("bytes that are no state become an object that is none") {
-    CHECK(to_json(Bytes{}) == "{\n  \"kvm.nested\": 1\n}\n");
-    CHECK_FALSE(from_json(to_json(Bytes{})).has_value());
-    const auto cut = unit::vmx_l2();
-    CHECK(to_json(std::span{cut}.first(200)).find("\"phase\": \"unrecognised\"") != std::string::npos);
+TEST_CASE("bytes that are no state become an object that says so and is none") {
+    const auto refused = [](std::span<const std::byte> bytes) {
+        const auto text = to_json(bytes);
+        CAPTURE(text);
+        CHECK(text.find("\"refused\": ") != std::string::npos);
+        CHECK(text.find("\"phase\": ") == std::string::npos);
+        const auto state = from_json(text);
+        REQUIRE_FALSE(state.has_value());
+        CHECK(state.error().cause == Cause::no_state);
+        CHECK(state.error().message().find("put them right") != std::string::npos);
+    };
+    refused({});
+    const auto whole = unit::vmx_l2();
+    refused(std::span{whole}.first(200)); // cut
+    auto longer = canonical(unit::samples().front().bytes);
+    longer.resize(longer.size() + 8); // its fields alone would make a state
+    refused(longer);
+    Bytes off(128);
+    off[4] = std::byte{128};
+    off[0] = std::byte{0x80}; // an unknown flag
+    refused(off);
 }
 
 } // namespace
