@@ -22,6 +22,7 @@ export import :ioctl;          // descriptors as types, the seam to the kernel
 export import :phase;          // Phase and the tables that decide it
 export import :view;           // phases as types, with the accessors that mean something there
 export import :state;          // NestedState<Vendor>
+export import :compose;        // a state of a header and edited pages
 export import :buffer;         // NestedStateBuffer, for either vendor
 export import :vcpu;           // Host, Vcpu: the two ioctls
 export import :sink;           // where results of any size go, piece by piece

@@ -7,6 +7,7 @@ module;
 #include <bit>
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 #include <optional>
 #include <span>
 #include <utility>
@@ -41,6 +42,12 @@ class View {
     template <std::size_t Offset, std::size_t Count>
     constexpr std::span<const std::byte, Count> part() const noexcept {
         return payload_.template subspan<Offset, Count>();
+    }
+    template <class Image>
+    static Image copy_of(std::span<const std::byte, sizeof(Image)> page) noexcept {
+        Image image;
+        std::memcpy(&image, page.data(), sizeof image);
+        return image;
     }
 
   private:
@@ -88,6 +95,8 @@ class WithVmcs12 : public InVmxOperation {
     }
     /// The same by the names of its fields: fields()["guest_rip"].
     constexpr Vmcs12Fields fields() const noexcept { return Vmcs12Fields{vmcs12()}; }
+    /// A copy to edit; compose() makes a state of it again.
+    Vmcs12 image() const noexcept { return copy_of<Vmcs12>(vmcs12()); }
 };
 
 /// What there is in SMM.
@@ -143,6 +152,11 @@ class L2Active : public WithVmcs12 {
     constexpr std::optional<Vmcs12Fields> shadow_fields() const noexcept {
         const auto shadow = shadow_vmcs12();
         return shadow ? std::optional{Vmcs12Fields{*shadow}} : std::nullopt;
+    }
+    /// A copy to edit.
+    std::optional<Vmcs12> shadow_image() const noexcept {
+        const auto shadow = shadow_vmcs12();
+        return shadow ? std::optional{copy_of<Vmcs12>(*shadow)} : std::nullopt;
     }
 };
 
@@ -211,6 +225,8 @@ class L2Active : public WithGif {
     }
     /// Both areas by the names of their fields: fields()["nested_cr3"] is L2's, fields()["rip"] is L1's.
     constexpr Vmcb12Fields fields() const noexcept { return Vmcb12Fields{part<0, uapi::page_size>()}; }
+    /// A copy to edit; compose() makes a state of it again.
+    Vmcb12 image() const noexcept { return copy_of<Vmcb12>(part<0, uapi::page_size>()); }
 };
 
 } // namespace svm
