@@ -344,18 +344,20 @@ class Builder {
         return true;
     }
     bool put_area(const Field& field, std::string_view digits) {
-        if (digits.size() % 2 != 0 || digits.size() / 2 > field.size)
+        // hdr.pad is as large and where each vendor leaves it, and KVM drops it: only looked at.
+        const auto* in_svm = part_ == Part::header ? find_header_field(VendorId::svm, field.name) : nullptr;
+        const auto room = std::max(field.size, in_svm != nullptr ? in_svm->size : field.size);
+        if (digits.size() % 2 != 0 || digits.size() / 2 > room)
             return fails(Cause::bad_value);
         if (!is_first_of(field))
             return false;
-        if (field.name == "hdr.pad") // each vendor has it elsewhere, and KVM drops it
-            return true;
         for (std::size_t i = 0; i < digits.size(); i += 2) {
             const std::array<char, 4> text{'0', 'x', digits[i], digits[i + 1]};
             const auto byte = number_in({text.data(), text.size()});
             if (!byte)
                 return fails(Cause::bad_value);
-            state_[begin_of(part_) + field.offset + i / 2] = static_cast<std::byte>(*byte);
+            if (in_svm == nullptr)
+                state_[begin_of(part_) + field.offset + i / 2] = static_cast<std::byte>(*byte);
         }
         return true;
     }
