@@ -20,7 +20,7 @@ namespace {
 
 /// The kernel's argument of KVM_GET_MSRS and KVM_SET_MSRS. It takes less than 256 at once.
 struct MsrBlock {
-    static constexpr std::size_t capacity = 128;
+    static constexpr std::size_t capacity = 255;
     std::uint32_t count;
     std::uint32_t padding;
     std::array<uapi::Msr, capacity> entries; // not initialised
@@ -150,10 +150,12 @@ std::expected<std::vector<std::size_t>, Error> VcpuCalls::write_msrs(std::span<c
 }
 
 Result VcpuCalls::complete_io() const {
-    const auto before = immediate_exit();
-    immediate_exit(1);
+    // KVM looks whether it is 0. A value of our own tells our request from a kick, which writes 1 and may
+    // come at any time from a signal handler or another thread: that stays for the KVM_RUN it was meant for.
+    constexpr std::uint8_t nobody = 0, ours = 2;
+    exchange_immediate_exit(nobody, ours);
     const auto run = ioctl(vcpu.number, uapi::request::run);
-    immediate_exit(before);
+    exchange_immediate_exit(ours, nobody);
     if (run.value >= 0)
         return fail(Errc::exit_pending, {Detail::Kind::exit_reason, run_word(uapi::run_page::exit_reason)});
     if (run.error_number == EINTR || run.error_number == EAGAIN) // EAGAIN: waits for its SIPI
@@ -166,8 +168,9 @@ std::uint8_t VcpuCalls::immediate_exit() const noexcept {
         *static_cast<const volatile std::byte*>(run_page + uapi::run_page::immediate_exit));
 }
 
-void VcpuCalls::immediate_exit(std::uint8_t value) const noexcept {
-    *static_cast<volatile std::byte*>(run_page + uapi::run_page::immediate_exit) = std::byte{value};
+void VcpuCalls::exchange_immediate_exit(std::uint8_t from, std::uint8_t to) const noexcept {
+    auto& byte = *reinterpret_cast<std::uint8_t*>(run_page + uapi::run_page::immediate_exit);
+    __atomic_compare_exchange_n(&byte, &from, to, false, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST);
 }
 
 std::uint32_t VcpuCalls::run_word(std::size_t offset) const noexcept {

@@ -42,13 +42,15 @@ struct VcpuCalls {
     [[nodiscard]] std::expected<std::vector<std::size_t>, Error>
     write_msrs(std::span<const uapi::Msr> msrs) const;
 
-    /// KVM_RUN with immediate_exit: ends the instruction whose I/O user space has handled.
+    /// KVM_RUN with immediate_exit: ends the instruction whose I/O user space has handled. A kick (somebody
+    /// writes 1 to immediate_exit) that was there before or comes meanwhile is there afterwards.
     /// @return Errc::exit_pending: that brought another exit
     [[nodiscard]] Result complete_io() const;
 
     // The run page, which the kernel writes behind the compiler's back.
     std::uint8_t immediate_exit() const noexcept;
-    void immediate_exit(std::uint8_t value) const noexcept;
+    /// Where it is `from`: one step for whoever else writes it.
+    void exchange_immediate_exit(std::uint8_t from, std::uint8_t to) const noexcept;
     std::uint32_t run_word(std::size_t offset) const noexcept;
     void run_word(std::size_t offset, std::uint32_t value) const noexcept;
 };

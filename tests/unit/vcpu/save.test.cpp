@@ -61,6 +61,16 @@ TEST_CASE("saving completes the pending I/O before it reads anything, and leaves
     }
 }
 
+TEST_CASE("a kick that comes while I/O is completed is there afterwards") {
+    for (const auto before : {std::uint8_t{0}, std::uint8_t{1}}) {
+        auto fake = busy(VendorId::svm);
+        fake.page.immediate_exit = before;
+        fake.runs = {{.error_number = EINTR, .kicked = true}};
+        REQUIRE(whole(fake).save().has_value());
+        CHECK(fake.page.immediate_exit == 1);
+    }
+}
+
 TEST_CASE("an exit that comes up while I/O is completed has to be handled first") {
     auto fake = busy(VendorId::svm);
     fake.runs = {{.exit_reason = 6}}; // KVM_EXIT_MMIO: the other half of an access that straddles

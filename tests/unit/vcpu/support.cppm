@@ -43,6 +43,7 @@ struct RunEnd {
     std::optional<std::uint32_t> exit_reason = {}; ///< none: the run page is left alone, as by Linux 6.1
     std::uint32_t suberror = 0;
     std::uint32_t ndata = 0;
+    bool kicked = false; ///< somebody sets immediate_exit meanwhile
 };
 
 /// A nested state as bytes: VMX with a current VMCS and L2 active, or SVM with L2 active.
@@ -405,6 +406,8 @@ struct FakeKvm {
         }
         if (end.exit_reason)
             page.exit_reason = *end.exit_reason;
+        if (end.kicked)
+            page.immediate_exit = 1;
         page.suberror = end.suberror;
         page.ndata = end.ndata;
         if (end.error_number != 0)
@@ -422,7 +425,8 @@ struct FakeKvm {
         for (std::uint32_t i = 0; i < count; ++i, at += sizeof(kvm::vcpu::uapi::Msr)) {
             kvm::vcpu::uapi::Msr entry;
             std::memcpy(&entry, at, sizeof entry);
-            if (set ? refused.contains(entry.index) : unreadable.contains(entry.index))
+            if (set ? refused.contains(entry.index)
+                    : unreadable.contains(entry.index) || !msr.contains(entry.index))
                 return {static_cast<int>(i), 0};
             if (set)
                 msr[entry.index] = entry.value;
