@@ -21,6 +21,7 @@ export import :error;          // Errc, Operation, Error, classify()
 export import :ioctl;          // descriptors as types, the seam to the kernel
 export import :phase;          // Phase and the tables that decide it
 export import :view;           // phases as types, with the accessors that mean something there
+export import :state_view;     // NestedStateView: bytes that are somebody else's, recognised once
 export import :state;          // NestedState<Vendor>
 export import :compose;        // a state of a header and edited pages
 export import :buffer;         // NestedStateBuffer, for either vendor

@@ -57,8 +57,10 @@ int complain_if_refused(const StateOfFile& what, std::string_view next_step) {
     const auto refused = what.state.refused();
     if (!refused)
         return fine;
-    return complain(what.file, {std::format("no vCPU can be in this state: {}", description(refused->code)),
-                                static_cast<std::size_t>(refused->detail), std::string{next_step}});
+    return complain(what.file,
+                    {std::format("no vCPU can be in this state: {}; {}", description(refused->code),
+                                 describe_detail(refused->detail_kind, refused->detail).view()),
+                     std::nullopt, std::string{next_step}});
 }
 
 std::string title(const StateOfFile& what) {

@@ -6,9 +6,8 @@ namespace kvm::tool {
 std::optional<Error> FoundState::refused() const {
     if (bytes.empty())
         return std::nullopt;
-    if (const auto state = NestedStateBuffer::parse(bytes); !state)
-        return state.error();
-    return std::nullopt;
+    const auto phase = NestedStateView{bytes}.recognised();
+    return phase ? std::nullopt : std::optional{phase.error()};
 }
 
 } // namespace kvm::tool

@@ -52,7 +52,7 @@ int show_text(Output& out, const Show& arguments, const StateOfFile& what) {
     show_surroundings(out, state, arguments.redact);
     if (!arguments.brief)
         describe(state.bytes, out.sink(),
-                 {.first_screen = false,
+                 {.summary = false,
                   .fields = arguments.all ? FieldsShown::all : FieldsShown::non_zero,
                   .redact = arguments.redact});
     return fine;

@@ -16,11 +16,11 @@ module;
 export module kvm.nested:buffer;
 import :uapi;
 import :vendor;
-import :text;
 import :header;
 import :error;
 import :phase;
 import :view;
+import :state_view;
 import :state;
 
 export namespace kvm::nested {
@@ -68,10 +68,10 @@ class NestedStateBuffer {
 
     /// As NestedState::parse(), for either vendor: the format in the bytes decides.
     [[nodiscard]] static inline std::expected<NestedStateBuffer, Error>
-    parse(std::span<const std::byte> bytes) noexcept {
+    parse(const NestedStateView& bytes) noexcept {
         std::expected<NestedStateBuffer, Error> result{std::in_place};
-        if (const auto consumed =
-                detail::parse(bytes, false, std::nullopt, result->storage_.header, result->storage_.payload);
+        auto& storage = result->storage_;
+        if (const auto consumed = detail::parse(bytes, std::nullopt, storage.header, storage.payload);
             !consumed)
             result = std::unexpected(consumed.error());
         return result;
@@ -81,8 +81,9 @@ class NestedStateBuffer {
     [[nodiscard]] static inline std::expected<Parsed<NestedStateBuffer>, Error>
     parse_prefix(std::span<const std::byte> bytes) noexcept {
         std::expected<Parsed<NestedStateBuffer>, Error> result{std::in_place};
-        const auto consumed = detail::parse(bytes, true, std::nullopt, result->state.storage_.header,
-                                            result->state.storage_.payload);
+        auto& storage = result->state.storage_;
+        const auto consumed =
+            detail::parse(NestedStateView::prefix_of(bytes), std::nullopt, storage.header, storage.payload);
         if (consumed)
             result->consumed = *consumed;
         else
@@ -90,18 +91,17 @@ class NestedStateBuffer {
         return result;
     }
 
+    /// As NestedState's: looks at this state. Of no bytes if the buffer is empty.
+    inline operator NestedStateView() const noexcept [[clang::lifetimebound]] {
+        return NestedStateView{std::as_const(*this).bytes()};
+    }
+
     /// Back to empty().
     constexpr void clear() noexcept { storage_.header = nothing(); }
     constexpr bool is_empty() const noexcept { return storage_.header.format == no_format; }
 
     /// The vendor; none if the buffer is empty or holds a format that this library does not know.
-    constexpr std::optional<VendorId> vendor() const noexcept {
-        if (storage_.header.format == Vmx::format)
-            return VendorId::vmx;
-        if (storage_.header.format == Svm::format)
-            return VendorId::svm;
-        return std::nullopt;
-    }
+    constexpr std::optional<VendorId> vendor() const noexcept { return vendor_of(storage_.header); }
 
     /// uapi::state_flag bits.
     constexpr std::uint16_t flags() const noexcept { return storage_.header.flags; }
@@ -126,12 +126,22 @@ class NestedStateBuffer {
     }
     std::span<const std::byte> bytes() const&& = delete;
 
-    inline Phase phase() const noexcept { return is_empty() ? Phase::none : detail::phase_of_bytes(bytes()); }
+    inline Phase phase() const noexcept {
+        const auto phase = NestedStateView{*this}.phase();
+        return is_empty() || phase != Phase::none ? phase : Phase::unrecognised;
+    }
 
     /// As NestedState::visit(), with the views of both vendors and Empty.
     template <class Visitor>
-    inline decltype(auto) visit(Visitor&& visitor) const {
+    inline decltype(auto) visit(Visitor&& visitor) const& {
         return visit_phase<Any>(phase(), header(), data(), std::forward<Visitor>(visitor));
+    }
+    template <class Visitor>
+    inline decltype(auto) visit(Visitor&& visitor) const&& {
+        static_assert(
+            !detail::is_phase_view<decltype(this->visit(std::forward<Visitor>(visitor)))>,
+            "what visit() returns would look at a state that is gone: give that state a name first");
+        return this->visit(std::forward<Visitor>(visitor));
     }
 
     inline bool operator==(const NestedStateBuffer& other) const noexcept {
@@ -163,14 +173,5 @@ static_assert(sizeof(NestedStateBuffer) == 8320 && alignof(NestedStateBuffer) ==
 static_assert(std::is_trivially_copyable_v<NestedStateBuffer>
               && std::is_standard_layout_v<NestedStateBuffer>);
 static_assert(std::regular<NestedStateBuffer>);
-
-/// As for NestedState. Two empty buffers are equivalent; states of different vendors never are.
-inline bool equivalent(const NestedStateBuffer& a, const NestedStateBuffer& b) noexcept {
-    return !first_difference(a.bytes(), b.bytes());
-}
-
-inline Text<256> summary(const NestedStateBuffer& state) noexcept {
-    return summary(state.bytes());
-}
 
 } // namespace kvm::nested

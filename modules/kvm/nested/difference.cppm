@@ -7,12 +7,10 @@ module;
 #include <span>
 #include <string_view>
 export module kvm.nested:difference;
-import :vendor;
 import :field;
+import :parts;
 import :sink;
-import :state;
-import :buffer;
-import :report;
+import :state_view;
 
 export namespace kvm::nested {
 
@@ -34,32 +32,11 @@ struct DifferenceOptions {
 /// Hands over every field that differs and answers how many differ: 0 exactly if the states are equivalent.
 /// Where only one has a payload, or the vendors differ, that is told by the header's fields. Where one of the
 /// two is no state, or bytes differ that are in no field, the answer is 1 and nothing is handed over.
-std::size_t difference(std::span<const std::byte> a, std::span<const std::byte> b,
+std::size_t difference(const NestedStateView& a, const NestedStateView& b,
                        Receiver<const Difference&> receiver, const DifferenceOptions& options = {}) noexcept;
 
 /// The same as text, a line for each field: both values, and what changed in them.
-std::size_t difference(std::span<const std::byte> a, std::span<const std::byte> b, TextSink sink,
+std::size_t difference(const NestedStateView& a, const NestedStateView& b, TextSink sink,
                        const DifferenceOptions& options = {}) noexcept;
-
-template <Vendor V>
-inline std::size_t difference(const NestedState<V>& a, const NestedState<V>& b, TextSink sink,
-                              const DifferenceOptions& options = {}) noexcept {
-    return difference(a.bytes(), b.bytes(), sink, options);
-}
-template <Vendor V>
-inline std::size_t difference(const NestedState<V>& a, const NestedState<V>& b,
-                              Receiver<const Difference&> receiver,
-                              const DifferenceOptions& options = {}) noexcept {
-    return difference(a.bytes(), b.bytes(), receiver, options);
-}
-inline std::size_t difference(const NestedStateBuffer& a, const NestedStateBuffer& b, TextSink sink,
-                              const DifferenceOptions& options = {}) noexcept {
-    return difference(a.bytes(), b.bytes(), sink, options);
-}
-inline std::size_t difference(const NestedStateBuffer& a, const NestedStateBuffer& b,
-                              Receiver<const Difference&> receiver,
-                              const DifferenceOptions& options = {}) noexcept {
-    return difference(a.bytes(), b.bytes(), receiver, options);
-}
 
 } // namespace kvm::nested

@@ -48,25 +48,31 @@ enum class Errc : std::uint8_t {
     not_equivalent, ///< what the vCPU holds is not what was expected; detail: offset of the first difference
 
     // A state that no vCPU can be in. Errors of parse(); detail: offset of the field.
-    no_state,                 ///< the buffer is empty
-    too_short,                ///< fewer bytes than the header takes, or than `size` says
-    too_long,                 ///< more bytes than `size` says
-    bad_size,                 ///< X3: `size` is not one that the kernel produces
-    unknown_flags,            ///< X4
-    run_pending_outside_l2,   ///< X5
-    unknown_format,           ///< V1, S1: neither VMX nor SVM
-    smm_without_vmxon,        ///< V2
-    vmcs12_without_vmxon,     ///< V3
-    flags_without_vmxon,      ///< V4
-    l2_active_in_smm,         ///< V7, V10
-    unknown_smm_flags,        ///< V8
-    unknown_vmx_flags,        ///< V9
-    smm_l2_without_smm_vmxon, ///< V11
-    payload_missing,          ///< V15, S7: the phase needs a vmcs12 or VMCB and there is none
-    payload_without_vmcs12,   ///< V17: a vmcs12 without an address, and not enlightened
-    bad_vmcs12_address,       ///< V16: unaligned, or the VMXON region itself
-    bad_vmcs12_revision,      ///< V19
-    flags_of_other_vendor,    ///< S2
+    no_state,                   ///< the buffer is empty
+    too_short,                  ///< fewer bytes than the header takes, or than `size` says
+    too_long,                   ///< more bytes than `size` says
+    bad_size,                   ///< X3: `size` is not one that the kernel produces
+    unknown_flags,              ///< X4
+    run_pending_outside_l2,     ///< X5
+    unknown_format,             ///< V1, S1: neither VMX nor SVM
+    smm_without_vmxon,          ///< V2
+    vmcs12_without_vmxon,       ///< V3
+    flags_without_vmxon,        ///< V4
+    bad_vmxon_address,          ///< V6: unaligned
+    l2_active_in_smm,           ///< V7, V10
+    unknown_smm_flags,          ///< V8
+    unknown_vmx_flags,          ///< V9
+    smm_l2_without_smm_vmxon,   ///< V11
+    payload_missing,            ///< V15, S7: the phase needs a vmcs12 or VMCB and there is none
+    payload_without_vmcs12,     ///< V17: a vmcs12 without an address, and not enlightened
+    bad_vmcs12_address,         ///< V16: unaligned, or the VMXON region itself
+    bad_vmcs12_revision,        ///< V19
+    shadow_vmcs12_missing,      ///< V21: the vmcs12 links to a shadow VMCS and the state ends before it
+    bad_shadow_vmcs12_revision, ///< V23: or not marked as a shadow VMCS
+    flags_of_other_vendor,      ///< S2
+    bad_vmcb12_address,         ///< S6: unaligned
+    vmrun_not_intercepted,      ///< S9
+    asid_zero,                  ///< S10
 };
 
 /// What failed.

@@ -46,6 +46,15 @@ enum class FirstSeen : std::uint8_t {
     linux_7,   ///< after 6.12, up to 7.2
 };
 
+/// Where comparing two states leaves a field out, because a vCPU makes the same of both.
+enum class Ignore : std::uint8_t {
+    never,
+    /// While L2 is active: information about the last VM exit, which the next one overwrites before L1 runs
+    /// again, and what KVM keeps up to date. While L1 runs it is L1's data like any other.
+    with_l2_active,
+    always, ///< KVM_SET_NESTED_STATE does not bring it back, or KVM_GET_NESTED_STATE does not show it
+};
+
 /// A field without a VMCS encoding: VMCB fields, the header of a VMCS, reserved areas.
 inline constexpr std::uint32_t no_encoding = ~std::uint32_t{0};
 
@@ -58,7 +67,9 @@ struct Field {
     const BitLayout* bit_layout;
     std::uint32_t encoding = no_encoding; ///< of a VMCS field: Intel SDM Vol. 3 appendix B
     FirstSeen first_seen = FirstSeen::linux_6_1;
-    std::string_view note = {}; ///< where more is to be said about `on_set`
+    std::string_view note = {}; ///< where more is to be said about `on_set` and `ignore`
+    /// What is dropped is ignored; where anything else is, the note says why.
+    Ignore ignore = on_set == OnSet::ignores ? Ignore::always : Ignore::never;
 
     constexpr std::size_t end() const noexcept { return std::size_t{offset} + size; }
     /// One number of 1, 2, 4 or 8 bytes, not an area.
@@ -96,10 +107,21 @@ struct FieldValue {
 template <class Table>
 class Fields {
   public:
-    /// The name of a field that exists: a wrong one does not compile.
+#ifdef __clang__ // else the complaint is where a visitor is called, not where it has the wrong name
+#pragma clang diagnostic push
+#pragma clang diagnostic ignored "-Wgcc-compat"
+#define KVM_NESTED_NAME_EXISTS                                                                               \
+    __attribute__((diagnose_if(Table::find(std::string_view{name}) == nullptr,                               \
+                               "there is no field of this name", "error")))
+#else
+#define KVM_NESTED_NAME_EXISTS
+#endif
+    /// The name of a field that exists: a wrong one does not compile. (Where a name is known at run time
+    /// only, find_vmcs12_field() and find_vmcb12_field() take it.)
     class Name {
       public:
-        consteval Name(const char* name) : field_{Table::find(std::string_view{name})} {
+        consteval Name(const char* name) KVM_NESTED_NAME_EXISTS
+            : field_{Table::find(std::string_view{name})} {
             if (field_ == nullptr)
                 there_is_no_field_of_this_name();
         }
@@ -109,6 +131,10 @@ class Fields {
         static void there_is_no_field_of_this_name() noexcept {}
         const Field* field_;
     };
+#ifdef __clang__
+#pragma clang diagnostic pop
+#endif
+#undef KVM_NESTED_NAME_EXISTS
 
     explicit constexpr Fields(std::span<const std::byte, uapi::page_size> page) noexcept : page_{page} {}
 

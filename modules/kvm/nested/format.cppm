@@ -12,6 +12,7 @@ import :text;
 import :effect;
 import :error;
 import :phase;
+import :state_view;
 import :state;
 import :buffer;
 
@@ -23,6 +24,8 @@ template <Vendor V>
 inline constexpr bool is_state<NestedState<V>> = true;
 template <>
 inline constexpr bool is_state<NestedStateBuffer> = true;
+template <>
+inline constexpr bool is_state<NestedStateView> = true;
 
 template <class T>
 concept Named = std::same_as<T, VendorId> || std::same_as<T, Phase> || std::same_as<T, Errc>
@@ -56,7 +59,7 @@ struct std::formatter<kvm::nested::Error, char> : std::formatter<std::string_vie
     }
 };
 
-/// NestedState, NestedStateBuffer: summary().
+/// NestedState, NestedStateBuffer, NestedStateView: summary().
 template <class T>
     requires kvm::nested::detail::is_state<T>
 struct std::formatter<T, char> : std::formatter<std::string_view, char> {

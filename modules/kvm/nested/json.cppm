@@ -41,15 +41,7 @@ struct JsonOptions {
 ///         "hdr": "0x11e57ed0",
 ///         "guest_rip": "0x401000",
 ///         ...
-std::string to_json(std::span<const std::byte> state, const JsonOptions& options = {});
-
-template <Vendor V>
-inline std::string to_json(const NestedState<V>& state, const JsonOptions& options = {}) {
-    return to_json(state.bytes(), options);
-}
-inline std::string to_json(const NestedStateBuffer& state, const JsonOptions& options = {}) {
-    return to_json(state.bytes(), options);
-}
+std::string to_json(const NestedStateView& state, const JsonOptions& options = {});
 
 /// Why there is no state.
 struct JsonError {

@@ -3,20 +3,12 @@
 // The guest memory that a nested state refers to. None of it is in the state: it has to be carried with it,
 // and KVM reads and writes it behind the back of dirty tracking by user space, of userfaultfd and of dumps.
 module;
-#include <array>
-#include <cstddef>
 #include <cstdint>
-#include <expected>
-#include <span>
 #include <string_view>
 export module kvm.nested:pages;
 import :uapi;
-import :vendor;
-import :error;
-import :phase;
 import :sink;
-import :state;
-import :buffer;
+import :state_view;
 
 export namespace kvm::nested {
 
@@ -70,25 +62,6 @@ struct GuestRange {
 /// Hands over every range that `state` refers to, as far as its controls make it live: a bitmap that is
 /// switched off is not one. Page tables are told by their roots; what they lead to is L1's and L2's memory.
 /// An enlightened VMCS is not among them: its address is in the Hyper-V VP assist page.
-void guest_ranges(std::span<const std::byte> state, Receiver<const GuestRange&> receiver) noexcept;
-
-template <Vendor V>
-inline void guest_ranges(const NestedState<V>& state, Receiver<const GuestRange&> receiver) noexcept {
-    guest_ranges(state.bytes(), receiver);
-}
-inline void guest_ranges(const NestedStateBuffer& state, Receiver<const GuestRange&> receiver) noexcept {
-    guest_ranges(state.bytes(), receiver);
-}
+void guest_ranges(const NestedStateView& state, Receiver<const GuestRange&> receiver) noexcept;
 
 } // namespace kvm::nested
-
-namespace kvm::nested::detail {
-
-/// What bytes are, without a copy of them.
-struct Recognised {
-    uapi::StateHeader header{}; ///< of bytes that have one
-    std::expected<Phase, Error> phase;
-};
-Recognised recognise(std::span<const std::byte> bytes) noexcept;
-
-} // namespace kvm::nested::detail

@@ -22,7 +22,7 @@ enum class Part : std::uint8_t { header, vmcs12, shadow_vmcs12, vmcb };
 std::string_view name(Part) noexcept;
 
 /// Where a part begins in a state.
-constexpr std::uint16_t begin_of(Part part) noexcept {
+constexpr std::size_t begin_of(Part part) noexcept {
     return part == Part::header          ? 0
            : part == Part::shadow_vmcs12 ? uapi::header_size + uapi::page_size
                                          : uapi::header_size;
@@ -31,7 +31,7 @@ constexpr std::uint16_t begin_of(Part part) noexcept {
 /// A part of the largest state of a vendor: where it begins, and its fields.
 struct PartLayout {
     Part part;
-    std::uint16_t begin;
+    std::size_t begin;
     std::span<const Field> fields;
 
     constexpr std::size_t end() const noexcept { return begin + fields.back().end(); }
@@ -61,6 +61,13 @@ constexpr std::span<const PartLayout> parts_of(VendorId vendor) noexcept {
     if (vendor == VendorId::vmx)
         return detail::vmx_parts;
     return detail::svm_parts;
+}
+
+/// Whether comparing leaves `field` out, see Ignore. A shadow vmcs12 is L2's VMCS for its own guests: what L2
+/// has yet to read in it is not ignored because L2 is active.
+constexpr bool is_ignored(const Field& field, Part part, bool l2_active) noexcept {
+    return field.ignore == Ignore::always
+           || (field.ignore == Ignore::with_l2_active && l2_active && part != Part::shadow_vmcs12);
 }
 
 /// A field and the part that it is in.

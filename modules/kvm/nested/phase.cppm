@@ -9,10 +9,19 @@ module;
 #include <cstddef>
 #include <cstdint>
 #include <expected>
+#include <span>
 #include <string_view>
 export module kvm.nested:phase;
 import :uapi;
 import :vendor;
+import :bit_layout;
+import :vmx_bit_layout;
+import :svm_bit_layout;
+import :field;
+import :header;
+import :vmcs12;
+import :vmcb12;
+import :parts;
 import :error;
 
 export namespace kvm::nested {
@@ -39,28 +48,48 @@ enum class Phase : std::uint8_t {
 
 std::string_view name(Phase) noexcept;
 
+/// The first word of a shadow vmcs12.
+inline constexpr std::uint32_t shadow_vmcs12_revision =
+    uapi::vmcs12_revision | static_cast<std::uint32_t>(mask(vmx::VmcsRevision::shadow_vmcs));
+
+/// Whether a shadow vmcs12 belongs to this vmcs12 while L2 is active: L1 uses VMCS shadowing, and the link
+/// pointer leads somewhere.
+constexpr bool links_shadow_vmcs(const Vmcs12Fields& vmcs12) noexcept {
+    return has(vmcs12["cpu_based_vm_exec_control"], vmx::Primary::activate_secondary_controls)
+           && has(vmcs12["secondary_vm_exec_control"], vmx::Secondary::vmcs_shadowing)
+           && vmcs12["vmcs_link_pointer"] != uapi::no_address;
+}
+
 /// What decides the phase of a VMX state.
 struct VmxFacts {
+    static constexpr VendorId vendor = VendorId::vmx;
+
     std::uint16_t flags = 0;
     std::uint64_t vmxon_pa = uapi::no_address;
     std::uint64_t vmcs12_pa = uapi::no_address;
     std::uint16_t smm_flags = 0;
     std::uint32_t vmx_flags = 0;
     std::uint32_t size = 0;
-    std::uint32_t revision = uapi::vmcs12_revision; ///< the first word of the payload, if there is one
+    std::uint32_t revision = uapi::vmcs12_revision;         ///< the first word of the vmcs12, if there is one
+    bool links_shadow = false;                              ///< links_shadow_vmcs() of it
+    std::uint32_t shadow_revision = shadow_vmcs12_revision; ///< the first word of the shadow vmcs12
 
     constexpr bool has(std::uint16_t flag) const noexcept { return (flags & flag) != 0; }
     constexpr bool smm(std::uint16_t flag) const noexcept { return (smm_flags & flag) != 0; }
     constexpr bool vmxon() const noexcept { return vmxon_pa != uapi::no_address; }
     constexpr bool vmcs12() const noexcept { return vmcs12_pa != uapi::no_address; }
-    constexpr bool enlightened() const noexcept { return has(uapi::state_flag::evmcs) && !vmcs12(); }
     constexpr bool payload() const noexcept { return size > uapi::header_size; }
 };
 
 /// What decides the phase of an SVM state.
 struct SvmFacts {
+    static constexpr VendorId vendor = VendorId::svm;
+
     std::uint16_t flags = 0;
     std::uint32_t size = 0;
+    std::uint64_t vmcb12_pa = 0;
+    bool intercepts_vmrun = true; ///< as the control area says, if there is one
+    std::uint32_t asid = 1;
 
     constexpr bool has(std::uint16_t flag) const noexcept { return (flags & flag) != 0; }
 };
@@ -70,7 +99,7 @@ template <class Facts>
 struct Refusal {
     std::string_view rule; ///< the kernel's check, as the README numbers them
     Errc cause;
-    std::uint16_t offset; ///< of the field to look at
+    std::size_t offset; ///< of the field to look at
     bool (*applies)(const Facts&) noexcept;
 };
 
@@ -83,52 +112,81 @@ struct PhaseRow {
 
 namespace flag = uapi::state_flag;
 
+} // namespace kvm::nested
+
+namespace kvm::nested::detail {
+
+consteval std::size_t in_vmcs12(std::string_view name) {
+    return begin_of(Part::vmcs12) + find_vmcs12_field(name)->offset;
+}
+consteval std::size_t in_shadow_vmcs12(std::string_view name) {
+    return begin_of(Part::shadow_vmcs12) + find_vmcs12_field(name)->offset;
+}
+consteval std::size_t in_vmcb12(std::string_view name) {
+    return begin_of(Part::vmcb) + find_vmcb12_field(name)->offset;
+}
+
+} // namespace kvm::nested::detail
+
+export namespace kvm::nested {
+
 /// VMX, in the order in which the kernel checks. Rows without a rule are states that the kernel would take
 /// and that no vCPU can be in.
 inline constexpr std::array vmx_refusals = std::to_array<Refusal<VmxFacts>>({
-    {"X3", Errc::bad_size, 4,
+    {"X3", Errc::bad_size, header_offset("size"),
      [](const VmxFacts& f) noexcept {
          return f.size != uapi::header_size && f.size != uapi::header_size + uapi::page_size
                 && f.size != Vmx::capacity;
      }},
-    {"X4", Errc::unknown_flags, 0, [](const VmxFacts& f) noexcept { return (f.flags & ~flag::known) != 0; }},
-    {"X5", Errc::run_pending_outside_l2, 0,
+    {"X4", Errc::unknown_flags, header_offset("flags"), [](const VmxFacts& f) noexcept { return (f.flags & ~flag::known) != 0; }},
+    {"X5", Errc::run_pending_outside_l2, header_offset("flags"),
      [](const VmxFacts& f) noexcept { return f.has(flag::run_pending) && !f.has(flag::guest_mode); }},
-    {"V2", Errc::smm_without_vmxon, 24,
+    {"V2", Errc::smm_without_vmxon, header_offset("hdr.vmx.smm.flags"),
      [](const VmxFacts& f) noexcept { return !f.vmxon() && f.smm_flags != 0; }},
-    {"V3", Errc::vmcs12_without_vmxon, 16,
+    {"V3", Errc::vmcs12_without_vmxon, header_offset("hdr.vmx.vmcs12_pa"),
      [](const VmxFacts& f) noexcept { return !f.vmxon() && f.vmcs12(); }},
-    {"V4", Errc::flags_without_vmxon, 0,
+    {"V4", Errc::flags_without_vmxon, header_offset("flags"),
      [](const VmxFacts& f) noexcept { return !f.vmxon() && (f.flags & ~flag::evmcs) != 0; }},
-    {"V7", Errc::l2_active_in_smm, 24,
+    {"V6", Errc::bad_vmxon_address, header_offset("hdr.vmx.vmxon_pa"),
+     [](const VmxFacts& f) noexcept { return f.vmxon() && f.vmxon_pa % uapi::page_size != 0; }},
+    {"V7", Errc::l2_active_in_smm, header_offset("hdr.vmx.smm.flags"),
      [](const VmxFacts& f) noexcept { return f.smm(uapi::smm_flag::guest_mode) && f.has(flag::guest_mode); }},
-    {"V8", Errc::unknown_smm_flags, 24,
+    {"V8", Errc::unknown_smm_flags, header_offset("hdr.vmx.smm.flags"),
      [](const VmxFacts& f) noexcept { return (f.smm_flags & ~uapi::smm_flag::known) != 0; }},
-    {"V9", Errc::unknown_vmx_flags, 28,
+    {"V9", Errc::unknown_vmx_flags, header_offset("hdr.vmx.flags"),
      [](const VmxFacts& f) noexcept { return (f.vmx_flags & ~uapi::vmx_flag::known) != 0; }},
-    {"V10", Errc::l2_active_in_smm, 24,
+    {"V10", Errc::l2_active_in_smm, header_offset("hdr.vmx.smm.flags"),
      [](const VmxFacts& f) noexcept { return f.smm_flags != 0 && f.has(flag::guest_mode); }},
-    {"V11", Errc::smm_l2_without_smm_vmxon, 24,
+    {"V11", Errc::smm_l2_without_smm_vmxon, header_offset("hdr.vmx.smm.flags"),
      [](const VmxFacts& f) noexcept {
          return f.smm(uapi::smm_flag::guest_mode) && !f.smm(uapi::smm_flag::vmxon);
      }},
-    {"V15", Errc::payload_missing, 4,
+    {"V15", Errc::payload_missing, header_offset("size"),
      [](const VmxFacts& f) noexcept {
          return f.vmxon() && !f.payload() && (f.vmcs12() || f.has(flag::evmcs) || f.has(flag::guest_mode));
      }},
-    {"", Errc::payload_missing, 4,
+    {"", Errc::payload_missing, header_offset("size"),
      [](const VmxFacts& f) noexcept { return f.smm(uapi::smm_flag::guest_mode) && !f.payload(); }},
-    {"V17", Errc::payload_without_vmcs12, 16,
+    {"V17", Errc::payload_without_vmcs12, header_offset("hdr.vmx.vmcs12_pa"),
      [](const VmxFacts& f) noexcept {
          return f.vmxon() && f.payload() && !f.vmcs12() && !f.has(flag::evmcs);
      }},
-    {"V16", Errc::bad_vmcs12_address, 16,
+    {"V16", Errc::bad_vmcs12_address, header_offset("hdr.vmx.vmcs12_pa"),
      [](const VmxFacts& f) noexcept {
          return f.vmcs12() && (f.vmcs12_pa == f.vmxon_pa || f.vmcs12_pa % uapi::page_size != 0);
      }},
-    {"V19", Errc::bad_vmcs12_revision, uapi::header_size,
+    {"V19", Errc::bad_vmcs12_revision, detail::in_vmcs12("hdr"),
      [](const VmxFacts& f) noexcept {
          return f.vmxon() && f.payload() && (f.revision & 0x7fff'ffff) != uapi::vmcs12_revision;
+     }},
+    {"V21", Errc::shadow_vmcs12_missing, header_offset("size"),
+     [](const VmxFacts& f) noexcept {
+         return f.has(flag::guest_mode) && f.links_shadow && f.size < Vmx::capacity;
+     }},
+    {"V23", Errc::bad_shadow_vmcs12_revision, detail::in_shadow_vmcs12("hdr"),
+     [](const VmxFacts& f) noexcept {
+         return f.has(flag::guest_mode) && f.links_shadow
+                && f.shadow_revision != shadow_vmcs12_revision;
      }},
 });
 
@@ -146,15 +204,24 @@ inline constexpr std::array vmx_phases = std::to_array<PhaseRow<VmxFacts>>({
 
 /// SVM, in the order in which the kernel checks.
 inline constexpr std::array svm_refusals = std::to_array<Refusal<SvmFacts>>({
-    {"X3", Errc::bad_size, 4,
+    {"X3", Errc::bad_size, header_offset("size"),
      [](const SvmFacts& f) noexcept { return f.size != uapi::header_size && f.size != Svm::capacity; }},
-    {"X4", Errc::unknown_flags, 0, [](const SvmFacts& f) noexcept { return (f.flags & ~flag::known) != 0; }},
-    {"X5", Errc::run_pending_outside_l2, 0,
+    {"X4", Errc::unknown_flags, header_offset("flags"),
+     [](const SvmFacts& f) noexcept { return (f.flags & ~flag::known) != 0; }},
+    {"X5", Errc::run_pending_outside_l2, header_offset("flags"),
      [](const SvmFacts& f) noexcept { return f.has(flag::run_pending) && !f.has(flag::guest_mode); }},
-    {"S2", Errc::flags_of_other_vendor, 0,
+    {"S2", Errc::flags_of_other_vendor, header_offset("flags"),
      [](const SvmFacts& f) noexcept { return f.has(flag::evmcs) || f.has(flag::mtf_pending); }},
-    {"S7", Errc::payload_missing, 4,
+    {"S6", Errc::bad_vmcb12_address, header_offset("hdr.svm.vmcb_pa"),
+     [](const SvmFacts& f) noexcept {
+         return f.has(flag::guest_mode) && f.vmcb12_pa % uapi::page_size != 0;
+     }},
+    {"S7", Errc::payload_missing, header_offset("size"),
      [](const SvmFacts& f) noexcept { return f.has(flag::guest_mode) && f.size != Svm::capacity; }},
+    {"S9", Errc::vmrun_not_intercepted, detail::in_vmcb12("intercepts[4]"),
+     [](const SvmFacts& f) noexcept { return f.has(flag::guest_mode) && !f.intercepts_vmrun; }},
+    {"S10", Errc::asid_zero, detail::in_vmcb12("asid"),
+     [](const SvmFacts& f) noexcept { return f.has(flag::guest_mode) && f.asid == 0; }},
 });
 
 /// What is left, SVM.
@@ -171,8 +238,10 @@ constexpr std::expected<Phase, Error> decide(const Facts& facts,
                                              const std::array<PhaseRow<Facts>, Phases>& phases) noexcept {
     for (const auto& refusal : refusals)
         if (refusal.applies(facts))
-            return std::unexpected{
-                Error{.code = refusal.cause, .operation = Operation::parse, .detail = refusal.offset}};
+            return std::unexpected{Error{.code = refusal.cause,
+                                         .operation = Operation::parse,
+                                         .detail_kind = offset_in(Facts::vendor),
+                                         .detail = refusal.offset}};
     for (const auto& row : phases)
         if (row.applies(facts))
             return row.phase;
@@ -186,30 +255,50 @@ constexpr std::expected<Phase, Error> phase_of(const SvmFacts& facts) noexcept {
     return decide(facts, svm_refusals, svm_phases);
 }
 
-constexpr VmxFacts vmx_facts(const uapi::StateHeader& header, std::uint32_t revision) noexcept {
+/// @param payload what follows the header, if it is all there
+constexpr VmxFacts vmx_facts(const uapi::StateHeader& header, std::span<const std::byte> payload) noexcept {
     const auto vmx = std::bit_cast<uapi::VmxHeader>(header.vendor);
-    return {.flags = header.flags,
-            .vmxon_pa = vmx.vmxon_pa,
-            .vmcs12_pa = vmx.vmcs12_pa,
-            .smm_flags = vmx.smm_flags,
-            .vmx_flags = vmx.flags,
-            .size = header.size,
-            .revision = revision};
+    VmxFacts facts{.flags = header.flags,
+                   .vmxon_pa = vmx.vmxon_pa,
+                   .vmcs12_pa = vmx.vmcs12_pa,
+                   .smm_flags = vmx.smm_flags,
+                   .vmx_flags = vmx.flags,
+                   .size = header.size};
+    if (payload.size() >= uapi::page_size) {
+        const Vmcs12Fields vmcs12{payload.first<uapi::page_size>()};
+        facts.revision = static_cast<std::uint32_t>(vmcs12["hdr"]);
+        facts.links_shadow = links_shadow_vmcs(vmcs12);
+    }
+    if (payload.size() >= 2 * uapi::page_size)
+        facts.shadow_revision = static_cast<std::uint32_t>(
+            Vmcs12Fields{payload.subspan<uapi::page_size, uapi::page_size>()}["hdr"]);
+    return facts;
 }
 
-constexpr SvmFacts svm_facts(const uapi::StateHeader& header) noexcept {
-    return {.flags = header.flags, .size = header.size};
+constexpr SvmFacts svm_facts(const uapi::StateHeader& header, std::span<const std::byte> payload) noexcept {
+    SvmFacts facts{.flags = header.flags,
+                   .size = header.size,
+                   .vmcb12_pa = std::bit_cast<uapi::SvmHeader>(header.vendor).vmcb12_pa};
+    if (payload.size() >= uapi::page_size) {
+        const Vmcb12Fields vmcb12{payload.first<uapi::page_size>()};
+        facts.intercepts_vmrun = has(vmcb12["intercepts[4]"], svm::Intercept::vmrun);
+        facts.asid = static_cast<std::uint32_t>(vmcb12["asid"]);
+    }
+    return facts;
 }
 
-/// The phase of a header whose format says which vendor's it is.
-/// @param revision the first word of the payload; not looked at where the state has none
+/// The phase of a state whose format says which vendor's it is.
+/// @param payload what follows the header
 constexpr std::expected<Phase, Error> phase_of(const uapi::StateHeader& header,
-                                               std::uint32_t revision) noexcept {
+                                               std::span<const std::byte> payload) noexcept {
     if (header.format == Vmx::format)
-        return phase_of(vmx_facts(header, revision));
+        return phase_of(vmx_facts(header, payload));
     if (header.format == Svm::format)
-        return phase_of(svm_facts(header));
-    return std::unexpected{Error{.code = Errc::unknown_format, .operation = Operation::parse, .detail = 2}};
+        return phase_of(svm_facts(header, payload));
+    return std::unexpected{Error{.code = Errc::unknown_format,
+                                 .operation = Operation::parse,
+                                 .detail_kind = DetailKind::vmx_offset,
+                                 .detail = header_offset("format")}};
 }
 
 /// The one spelling of a header that has a phase: what the kernel does not look at is zero, and the size is
@@ -224,12 +313,15 @@ constexpr std::expected<Phase, Error> phase_of(const uapi::StateHeader& header,
 /// | VMX: a preemption timer deadline outside L2             | none                         |
 /// | VMX: a deadline without its flag                        | zero                         |
 /// | VMX: a payload outside VMX operation                    | size 128                     |
-/// | VMX: a shadow vmcs12 outside L2                         | size 4224                    |
+/// | VMX: a shadow vmcs12 outside L2, or linked by no vmcs12 | size 4224                    |
 /// | SVM: vmcb12 address, gpat or a payload outside L2       | zero, size 128               |
+///
+/// @param payload what follows the header
 ///
 /// What the kernel takes and parse() does not: sizes that it never reports (VMX 1126 to 4223 and beyond, SVM
 /// beyond 4224), of which parse_prefix() takes the slack behind a well-formed state.
-constexpr uapi::StateHeader canonical(uapi::StateHeader header, Phase phase) noexcept {
+constexpr uapi::StateHeader canonical(uapi::StateHeader header, Phase phase,
+                                      std::span<const std::byte> payload) noexcept {
     constexpr auto with_one_page = static_cast<std::uint32_t>(uapi::header_size + uapi::page_size);
     if (header.format == Vmx::format) {
         auto vmx = std::bit_cast<uapi::VmxHeader>(header.vendor);
@@ -241,9 +333,11 @@ constexpr uapi::StateHeader canonical(uapi::StateHeader header, Phase phase) noe
         if (phase != Phase::vmx_l2_active) {
             header.flags &= static_cast<std::uint16_t>(~flag::mtf_pending);
             vmx.flags = 0;
-            if (header.size > with_one_page)
-                header.size = with_one_page;
         }
+        if (header.size > with_one_page
+            && (phase != Phase::vmx_l2_active
+                || !links_shadow_vmcs(Vmcs12Fields{payload.first<uapi::page_size>()})))
+            header.size = with_one_page;
         if ((vmx.flags & uapi::vmx_flag::preemption_timer_deadline) == 0)
             vmx.preemption_timer_deadline = 0;
         if (phase == Phase::vmx_off)

@@ -17,15 +17,14 @@ import :vmcb12;
 import :parts;
 import :text;
 import :sink;
-import :state;
-import :buffer;
+import :state_view;
 
 export namespace kvm::nested {
 
 /// One part of a state: where it begins in it, its bytes and its fields.
 struct PartOfState {
     Part part;
-    std::uint16_t begin;
+    std::size_t begin;
     std::span<const std::byte> bytes;
     std::span<const Field> fields;
 
@@ -38,7 +37,8 @@ struct PartOfState {
 class PartsOfState {
   public:
     /// The parts that are there as a whole. Trusts nothing: of bytes that are no state there may be none.
-    explicit PartsOfState(std::span<const std::byte> state) noexcept;
+    /// Valid as long as the bytes, which the view may not be.
+    explicit PartsOfState(const NestedStateView& state) noexcept;
 
     constexpr const PartOfState* begin() const noexcept { return parts_.data(); }
     constexpr const PartOfState* end() const noexcept { return parts_.data() + count_; }
@@ -48,16 +48,16 @@ class PartsOfState {
     std::size_t count_ = 0;
 };
 
-/// Which fields describe() shows behind the first screen.
+/// Which fields describe() shows behind the summary.
 enum class FieldsShown : std::uint8_t {
-    none,     ///< the first screen alone
+    none,     ///< the summary alone
     non_zero, ///< what is not zero
     all,      ///< and the names of what is
 };
 
 struct ReportOptions {
     /// What the state is, in about ten lines.
-    bool first_screen = true;
+    bool summary = true;
     FieldsShown fields = FieldsShown::non_zero;
     /// The guest memory that the state refers to.
     bool ranges = true;
@@ -68,20 +68,11 @@ struct ReportOptions {
 
 /// Tells what a state is: vendor, phase, where its VMCS or VMCB is, what L2 was about to do; then its fields
 /// by group. Bytes that are no state are no error: the text says why.
-void describe(std::span<const std::byte> state, TextSink sink, const ReportOptions& options = {}) noexcept;
-
-template <Vendor V>
-inline void describe(const NestedState<V>& state, TextSink sink, const ReportOptions& options = {}) noexcept {
-    describe(state.bytes(), sink, options);
-}
-inline void describe(const NestedStateBuffer& state, TextSink sink,
-                     const ReportOptions& options = {}) noexcept {
-    describe(state.bytes(), sink, options);
-}
+void describe(const NestedStateView& state, TextSink sink, const ReportOptions& options = {}) noexcept;
 
 /// Tells all about the fields of that name: group, place, width, what KVM_SET_NESTED_STATE does with it, its
 /// value in `state`. Answers how many there are: a shadow vmcs12 has the same names as the vmcs12.
-std::size_t describe_field(std::span<const std::byte> state, std::string_view name, TextSink sink,
+std::size_t describe_field(const NestedStateView& state, std::string_view name, TextSink sink,
                            const ReportOptions& options = {}) noexcept;
 
 /// Tells what the bits of a value are: "PE, ET, PG". Nothing where there is no more to say than the number.

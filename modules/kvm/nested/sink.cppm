@@ -18,11 +18,20 @@ class Receiver {
     template <class F>
         requires(std::is_nothrow_invocable_v<F&, T> && !std::same_as<std::remove_cvref_t<F>, Receiver>
                  && !std::is_function_v<std::remove_reference_t<F>>)
-    constexpr Receiver(F&& callable) noexcept
+    constexpr Receiver(F&& callable [[clang::lifetimebound]]) noexcept
         : object_{const_cast<void*>(static_cast<const void*>(std::addressof(callable)))},
           call_{[](void* object, T value) noexcept {
               static_cast<void>((*static_cast<std::remove_reference_t<F>*>(object))(value));
           }} {}
+
+    /// What may throw is none: nothing here could let an exception pass.
+    template <class F>
+        requires(std::is_invocable_v<F&, T> && !std::is_nothrow_invocable_v<F&, T>
+                 && !std::same_as<std::remove_cvref_t<F>, Receiver>)
+    constexpr Receiver(F&&) noexcept : object_{nullptr}, call_{nullptr} {
+        static_assert(std::is_nothrow_invocable_v<F&, T>,
+                      "a sink or receiver must be noexcept: [&](std::string_view piece) noexcept { ... }");
+    }
 
     /// A function, which needs no object.
     inline Receiver(void (*function)(T) noexcept) noexcept

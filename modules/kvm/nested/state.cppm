@@ -18,35 +18,17 @@ module;
 export module kvm.nested:state;
 import :uapi;
 import :vendor;
-import :text;
+import :header;
 import :error;
 import :phase;
 import :view;
+import :state_view;
 
 export namespace kvm::nested {
 
 template <VendorOrAny V, class Ioctl>
 class Vcpu;
 class NestedStateBuffer;
-
-/// A range of bytes in a state that comparing leaves out.
-struct IgnoredBytes {
-    std::uint16_t begin; ///< offset in the state
-    std::uint16_t end;
-    std::string_view reason;
-};
-
-/// What equivalent() ignores: bytes that KVM_SET_NESTED_STATE drops or that KVM rewrites although the guest
-/// did not run. Observed on Linux 6.1 to 7.3.
-std::span<const IgnoredBytes> ignored_bytes(VendorId vendor) noexcept;
-
-/// Offset of the first byte in which two states differ for a vCPU that holds them; none if they are
-/// equivalent. Where one ends before they differ, its length.
-std::optional<std::size_t> first_difference(std::span<const std::byte> a,
-                                            std::span<const std::byte> b) noexcept;
-
-/// Vendor, phase, size and the addresses that matter, in a line.
-Text<256> summary(std::span<const std::byte> state) noexcept;
 
 } // namespace kvm::nested
 
@@ -88,16 +70,6 @@ constexpr uapi::StateHeader outside_nested_operation(VendorId vendor,
     }
     return header;
 }
-
-/// The phase of what these bytes are.
-Phase phase_of_bytes(std::span<const std::byte> bytes) noexcept;
-
-/// Checks `bytes` and copies them, canonical, to `header` and `payload`. Answers how many bytes were
-/// consumed.
-/// @param prefix more bytes than the state takes are no error
-std::expected<std::size_t, Error> parse(std::span<const std::byte> bytes, bool prefix,
-                                        std::optional<VendorId> vendor, uapi::StateHeader& header,
-                                        std::span<std::byte> payload) noexcept;
 
 /// Byte for byte. (std::ranges::equal over std::byte is a loop of bytes in libc++ 19; this is memcmp.)
 inline bool equal(std::span<const std::byte> a, std::span<const std::byte> b) noexcept {
@@ -153,14 +125,12 @@ class NestedState {
     /// Makes a state of exactly the bytes of one. Trusts nothing: whatever no vCPU can be in is refused with
     /// its own cause, and what the kernel ignores becomes canonical (see canonical()), so that equal states
     /// have equal bytes. The bytes need not be aligned.
-    /// @return Errc::too_short to Errc::flags_of_other_vendor, or Errc::wrong_vendor; detail: offset of the
-    /// field
+    /// @return Errc::too_short to Errc::asid_zero, or Errc::wrong_vendor; detail: the field
     [[nodiscard]] static inline std::expected<NestedState, Error>
-    parse(std::span<const std::byte> bytes) noexcept {
+    parse(const NestedStateView& bytes) noexcept {
         std::expected<NestedState, Error> result{std::in_place};
-        if (const auto consumed =
-                detail::parse(bytes, false, V::id, result->storage_.header, result->storage_.payload);
-            !consumed)
+        auto& storage = result->storage_;
+        if (const auto consumed = detail::parse(bytes, V::id, storage.header, storage.payload); !consumed)
             result = std::unexpected(consumed.error());
         return result;
     }
@@ -170,8 +140,9 @@ class NestedState {
     [[nodiscard]] static inline std::expected<Parsed<NestedState>, Error>
     parse_prefix(std::span<const std::byte> bytes) noexcept {
         std::expected<Parsed<NestedState>, Error> result{std::in_place};
+        auto& storage = result->state.storage_;
         const auto consumed =
-            detail::parse(bytes, true, V::id, result->state.storage_.header, result->state.storage_.payload);
+            detail::parse(NestedStateView::prefix_of(bytes), V::id, storage.header, storage.payload);
         if (consumed)
             result->consumed = *consumed;
         else
@@ -179,7 +150,14 @@ class NestedState {
         return result;
     }
 
-    /// The state as it goes on the wire and into a file: `size` bytes, never more than the object has.
+    /// Looks at this state; valid as long as it lives and is not changed.
+    inline operator NestedStateView() const noexcept [[clang::lifetimebound]] {
+        return NestedStateView{storage_.used()};
+    }
+
+    /// The state as it goes on the wire and into a file (of an object that has a name: parse(raw)->bytes()
+    /// compiles, for want of a way to refuse it, and is gone at the end of the line): `size` bytes, never
+    /// more than the object has.
     inline std::span<const std::byte> bytes() const& noexcept { return storage_.used(); }
     std::span<const std::byte> bytes() const&& = delete;
 
@@ -190,14 +168,22 @@ class NestedState {
 
     /// Phase::unrecognised, too, where a seam answered with the other vendor's format.
     inline Phase phase() const noexcept {
-        return header().format == V::format ? detail::phase_of_bytes(bytes()) : Phase::unrecognised;
+        const auto phase = NestedStateView{*this}.phase();
+        return header().format == V::format && phase != Phase::none ? phase : Phase::unrecognised;
     }
 
     /// Calls `visitor` with the view of this state's phase: a type of namespace vmx or svm, or Unrecognised.
     /// All its results must have one type. The view dies with the state.
     template <class Visitor>
-    inline decltype(auto) visit(Visitor&& visitor) const {
+    inline decltype(auto) visit(Visitor&& visitor) const& {
         return visit_phase<V>(phase(), header(), payload(), std::forward<Visitor>(visitor));
+    }
+    template <class Visitor>
+    inline decltype(auto) visit(Visitor&& visitor) const&& {
+        static_assert(
+            !detail::is_phase_view<decltype(this->visit(std::forward<Visitor>(visitor)))>,
+            "what visit() returns would look at a state that is gone: give that state a name first");
+        return this->visit(std::forward<Visitor>(visitor));
     }
 
     /// Byte for byte. For what a vCPU makes of them see equivalent().
@@ -230,16 +216,5 @@ static_assert(std::is_trivially_copyable_v<NestedState<Vmx>>
               && std::is_trivially_copyable_v<NestedState<Svm>>);
 static_assert(std::is_standard_layout_v<NestedState<Vmx>> && std::is_standard_layout_v<NestedState<Svm>>);
 static_assert(std::regular<NestedState<Vmx>> && std::regular<NestedState<Svm>>);
-
-/// Whether a vCPU makes the same of both: byte for byte, but for ignored_bytes().
-template <Vendor V>
-inline bool equivalent(const NestedState<V>& a, const NestedState<V>& b) noexcept {
-    return !first_difference(a.bytes(), b.bytes());
-}
-
-template <Vendor V>
-inline Text<256> summary(const NestedState<V>& state) noexcept {
-    return summary(state.bytes());
-}
 
 } // namespace kvm::nested

@@ -134,12 +134,13 @@ consteval unsigned long iowr(unsigned long number, unsigned long size) {
 
 /// Request numbers, for example for a seccomp filter. The comment names the descriptor each belongs to.
 namespace request {
-inline constexpr unsigned long get_api_version = detail::io(0x00);          ///< /dev/kvm
-inline constexpr unsigned long check_extension = detail::io(0x03);          ///< /dev/kvm, VM
-inline constexpr unsigned long get_supported_cpuid = detail::iowr(0x05, 8); ///< /dev/kvm
-inline constexpr unsigned long get_tsc_khz = detail::io(0xa3);              ///< vCPU, VM
-inline constexpr unsigned long get_nested_state = detail::iowr(0xbe, 128);  ///< vCPU
-inline constexpr unsigned long set_nested_state = detail::iow(0xbf, 128);   ///< vCPU
+inline constexpr unsigned long get_api_version = detail::io(0x00);             ///< /dev/kvm
+inline constexpr unsigned long check_extension = detail::io(0x03);             ///< /dev/kvm, VM
+inline constexpr unsigned long get_supported_cpuid = detail::iowr(0x05, 8);    ///< /dev/kvm
+inline constexpr unsigned long get_tsc_khz = detail::io(0xa3);                 ///< vCPU, VM
+inline constexpr unsigned long get_supported_hv_cpuid = detail::iowr(0xc1, 8); ///< vCPU
+inline constexpr unsigned long get_nested_state = detail::iowr(0xbe, 128);     ///< vCPU
+inline constexpr unsigned long set_nested_state = detail::iow(0xbf, 128);      ///< vCPU
 } // namespace request
 
 /// KVM_CAP_NESTED_STATE: KVM_CHECK_EXTENSION answers with the bytes that the largest state takes.

@@ -14,6 +14,7 @@ import :vendor;
 import :header;
 import :error;
 import :ioctl;
+import :state_view;
 import :state;
 import :buffer;
 
@@ -206,7 +207,7 @@ class Vcpu {
         State found{detail::Armed{}};
         if (const IoctlResult got = get(found); got.value != 0) [[unlikely]]
             return std::unexpected(detail::get_failed(seam(), fd_, got).error());
-        if (const auto offset = first_difference(expected.bytes(), found.bytes()))
+        if (const auto offset = first_difference(expected, found))
             return std::unexpected(Error{.code = Errc::not_equivalent,
                                          .operation = Operation::verify,
                                          .detail_kind = offset_in(host_.vendor()),

@@ -5,6 +5,7 @@ module;
 #include <concepts>
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <string_view>
 export module kvm.nested:vendor;
 import :uapi;
@@ -53,6 +54,15 @@ constexpr std::string_view name(VendorId vendor) noexcept {
 /// uapi::state_format of `vendor`.
 constexpr std::uint16_t format(VendorId vendor) noexcept {
     return vendor == VendorId::vmx ? Vmx::format : Svm::format;
+}
+
+/// Whose format a header has; none if it is neither's.
+constexpr std::optional<VendorId> vendor_of(const uapi::StateHeader& header) noexcept {
+    if (header.format == Vmx::format)
+        return VendorId::vmx;
+    if (header.format == Svm::format)
+        return VendorId::svm;
+    return std::nullopt;
 }
 
 /// Bytes that the largest state of `vendor` takes.

@@ -144,7 +144,7 @@ class L2Active : public WithVmcs12 {
     }
     /// The shadow vmcs12 that the vmcs12 links to, where L1 uses VMCS shadowing.
     constexpr std::optional<std::span<const std::byte, uapi::page_size>> shadow_vmcs12() const noexcept {
-        if (header().size < Vmx::capacity)
+        if (header().size < Vmx::capacity || !links_shadow_vmcs(fields()))
             return std::nullopt;
         return part<uapi::page_size, uapi::page_size>();
     }
@@ -231,10 +231,12 @@ class L2Active : public WithGif {
 
 } // namespace svm
 
-/// Hands `visitor` the view that `phase` names, among the phases of vendor `V`.
+/// Hands `visitor` the view that `phase` names, among the phases of vendor `V`. Not constexpr: else a
+/// misspelt name of a field in `visitor` would make this function an immediate one, and the compiler would
+/// complain about us and not show the name.
 template <VendorOrAny V, class Visitor>
-constexpr decltype(auto) visit_phase(Phase phase, const uapi::StateHeader& header,
-                                     std::span<const std::byte> payload, Visitor&& visitor) {
+inline decltype(auto) visit_phase(Phase phase, const uapi::StateHeader& header,
+                                  std::span<const std::byte> payload, Visitor&& visitor) {
     if constexpr (!std::same_as<V, Svm>) {
         switch (phase) {
         case Phase::vmx_off:

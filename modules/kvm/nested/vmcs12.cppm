@@ -185,11 +185,14 @@ static_assert(std::is_trivially_copyable_v<Vmcs12> && std::is_standard_layout_v<
 
 namespace kvm::nested::detail {
 
-// Name, offset, size, group, what KVM_SET_NESTED_STATE does with it, bit layout, VMCS encoding.
+// Name, offset, size, group, what KVM_SET_NESTED_STATE does with it, bit layout, VMCS encoding; first kernel,
+// note, where comparing leaves it out.
 consteval auto make_vmcs12_rows() {
     using enum FieldGroup;
     using enum OnSet;
     using enum FirstSeen;
+    using enum Ignore;
+    constexpr std::string_view exit_information = "the next VM exit overwrites it";
     return std::to_array<Field>({
         {"hdr", 0, 4, header, checks, &bit_layout::vmcs_revision, no_encoding, linux_6_1, "V19: bits 30:0"},
         {"abort", 4, 4, header, keeps, &bit_layout::vmx_abort},
@@ -211,7 +214,8 @@ consteval auto make_vmcs12_rows() {
         {"eoi_exit_bitmap2", 144, 8, control, uses, &bit_layout::mask, 0x2020},
         {"eoi_exit_bitmap3", 152, 8, control, uses, &bit_layout::mask, 0x2022},
         {"xss_exit_bitmap", 160, 8, control, uses, &bit_layout::mask, 0x202c},
-        {"guest_physical_address", 168, 8, read_only, keeps, &bit_layout::address, 0x2400},
+        {"guest_physical_address", 168, 8, read_only, keeps, &bit_layout::address, 0x2400, linux_6_1,
+         exit_information, with_l2_active},
         {"vmcs_link_pointer", 176, 8, l2_guest, checks_and_uses, &bit_layout::address, 0x2800, linux_6_1,
          "the guest memory there is read and checked"},
         {"guest_ia32_debugctl", 184, 8, l2_guest, checks_and_uses, &bit_layout::debugctl, 0x2802, linux_6_1,
@@ -244,9 +248,11 @@ consteval auto make_vmcs12_rows() {
         {"cr0_read_shadow", 360, 8, control, uses, &bit_layout::cr0, 0x6004},
         {"cr4_read_shadow", 368, 8, control, uses, &bit_layout::cr4, 0x6006},
         {"dead_space", 376, 32, reserved, keeps, &bit_layout::bytes},
-        {"exit_qualification", 408, 8, read_only, keeps, &bit_layout::value, 0x6400},
+        {"exit_qualification", 408, 8, read_only, keeps, &bit_layout::value, 0x6400, linux_6_1,
+         exit_information, with_l2_active},
         {"guest_linear_address", 416, 8, read_only, keeps, &bit_layout::value, 0x640a, linux_6_1,
-         "while L2 is active, KVM_GET_NESTED_STATE shows that of L2's last exit that had one"},
+         "while L2 is active, KVM_GET_NESTED_STATE shows that of L2's last exit that had one",
+         with_l2_active},
         {"guest_cr0", 424, 8, l2_guest, checks_and_uses, &bit_layout::cr0, 0x6800},
         {"guest_cr3", 432, 8, l2_guest, checks_and_uses, &bit_layout::value, 0x6802, linux_6_1,
          "an illegal one makes KVM_SET_NESTED_STATE return 2"},
@@ -315,13 +321,20 @@ consteval auto make_vmcs12_rows() {
          "checked by 7.x"},
         {"secondary_vm_exec_control", 804, 4, control, checks_and_uses, &bit_layout::secondary, 0x401e},
         {"vm_instruction_error", 808, 4, read_only, keeps, &bit_layout::vm_instruction_error, 0x4400},
-        {"vm_exit_reason", 812, 4, read_only, keeps, &bit_layout::exit_reason, 0x4402},
-        {"vm_exit_intr_info", 816, 4, read_only, keeps, &bit_layout::exit_event, 0x4404},
-        {"vm_exit_intr_error_code", 820, 4, read_only, keeps, &bit_layout::mask, 0x4406},
-        {"idt_vectoring_info_field", 824, 4, read_only, keeps, &bit_layout::vectoring_event, 0x4408},
-        {"idt_vectoring_error_code", 828, 4, read_only, keeps, &bit_layout::mask, 0x440a},
-        {"vm_exit_instruction_len", 832, 4, read_only, keeps, &bit_layout::number, 0x440c},
-        {"vmx_instruction_info", 836, 4, read_only, keeps, &bit_layout::value, 0x440e},
+        {"vm_exit_reason", 812, 4, read_only, keeps, &bit_layout::exit_reason, 0x4402, linux_6_1,
+         exit_information, with_l2_active},
+        {"vm_exit_intr_info", 816, 4, read_only, keeps, &bit_layout::exit_event, 0x4404, linux_6_1,
+         exit_information, with_l2_active},
+        {"vm_exit_intr_error_code", 820, 4, read_only, keeps, &bit_layout::mask, 0x4406, linux_6_1,
+         exit_information, with_l2_active},
+        {"idt_vectoring_info_field", 824, 4, read_only, keeps, &bit_layout::vectoring_event, 0x4408,
+         linux_6_1, exit_information, with_l2_active},
+        {"idt_vectoring_error_code", 828, 4, read_only, keeps, &bit_layout::mask, 0x440a, linux_6_1,
+         exit_information, with_l2_active},
+        {"vm_exit_instruction_len", 832, 4, read_only, keeps, &bit_layout::number, 0x440c, linux_6_1,
+         exit_information, with_l2_active},
+        {"vmx_instruction_info", 836, 4, read_only, keeps, &bit_layout::value, 0x440e, linux_6_1,
+         exit_information, with_l2_active},
         {"guest_es_limit", 840, 4, l2_guest, uses, &bit_layout::mask, 0x4800},
         {"guest_cs_limit", 844, 4, l2_guest, uses, &bit_layout::mask, 0x4802},
         {"guest_ss_limit", 848, 4, l2_guest, uses, &bit_layout::mask, 0x4804},
@@ -347,7 +360,7 @@ consteval auto make_vmcs12_rows() {
         {"guest_sysenter_cs", 920, 4, l2_guest, uses, &bit_layout::value, 0x482a},
         {"host_ia32_sysenter_cs", 924, 4, l1_host, uses, &bit_layout::value, 0x4c00},
         {"vmx_preemption_timer_value", 928, 4, l2_guest, uses, &bit_layout::value, 0x482e, linux_6_1,
-         "unless the header has a deadline"},
+         "unless the header has a deadline; counts on while L2 is active", with_l2_active},
         {"padding32", 932, 28, reserved, keeps, &bit_layout::bytes},
         {"virtual_processor_id", 960, 2, control, checks_and_uses, &bit_layout::number, 0x0000},
         {"posted_intr_nv", 962, 2, control, checks_and_uses, &bit_layout::number, 0x0002},

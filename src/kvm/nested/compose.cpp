@@ -14,8 +14,10 @@ namespace {
 template <Vendor V, class... Page>
 std::expected<NestedState<V>, Error> put_together(uapi::StateHeader header, const Page&... pages) noexcept {
     if (header.format != V::format)
-        return std::unexpected{
-            Error{.code = Errc::wrong_vendor, .operation = Operation::parse, .detail = header.format}};
+        return std::unexpected{Error{.code = Errc::wrong_vendor,
+                                     .operation = Operation::parse,
+                                     .detail_kind = offset_in(V::id),
+                                     .detail = header_offset("format")}};
     static_assert(((sizeof pages == uapi::page_size) && ...));
     std::array<std::byte, uapi::header_size + sizeof...(pages) * uapi::page_size> bytes;
     header.size = static_cast<std::uint32_t>(bytes.size());

@@ -15,21 +15,6 @@ namespace {
 using detail::number_in;
 using detail::Writer;
 
-/// Whether the bytes differ in what counts. `begin` is their offset in the state; `ignored` is in order.
-bool differ(std::span<const std::byte> a, std::span<const std::byte> b, std::size_t begin,
-            std::span<const IgnoredBytes> ignored) noexcept {
-    for (std::size_t i = 0; i < a.size(); ++i) {
-        if (a[i] == b[i])
-            continue;
-        const auto counts = std::ranges::none_of(ignored, [at = begin + i](const IgnoredBytes& range) {
-            return range.begin <= at && at < range.end;
-        });
-        if (counts)
-            return true;
-    }
-    return false;
-}
-
 /// What changed in a value of named bits: "-MP, +PG, vector #PF -> #GP".
 void write_changes(Writer& out, const BitLayout& layout, std::uint64_t a, std::uint64_t b, bool redact,
                    std::string_view before) noexcept {
@@ -99,32 +84,35 @@ void write_difference(Writer& out, const Difference& what, bool redact) noexcept
 
 } // namespace
 
-std::size_t difference(std::span<const std::byte> a, std::span<const std::byte> b,
+std::size_t difference(const NestedStateView& a, const NestedStateView& b,
                        Receiver<const Difference&> receiver, const DifferenceOptions& options) noexcept {
+    if (options.ignored_too ? detail::equal(a.bytes(), b.bytes()) : equivalent(a, b))
+        return 0;
     const PartsOfState of_a{a}, of_b{b};
-    if (of_a.begin() == of_a.end() || of_b.begin() == of_b.end())
-        return first_difference(a, b) ? 1 : 0;
-    const bool one_vendor = number_in(a.subspan(2, 2)) == number_in(b.subspan(2, 2));
-    const auto vendor = number_in(a.subspan(2, 2)) == Svm::format ? VendorId::svm : VendorId::vmx;
-    const auto ignored = options.ignored_too ? std::span<const IgnoredBytes>{} : ignored_bytes(vendor);
+    const bool one_vendor = a.vendor() == b.vendor();
+    const auto phase = a.phase();
+    const bool one_phase = a.recognised() && phase == b.phase();
+    const bool l2_active = phase == Phase::vmx_l2_active || phase == Phase::svm_l2_active;
     std::size_t count = 0;
     for (auto part = of_a.begin(), other = of_b.begin(); part != of_a.end() && other != of_b.end();
          ++part, ++other)
         for (const auto& field : part->fields) {
-            if (!one_vendor && (part->part != Part::header || field.offset >= 8))
+            if (!one_vendor
+                && (part->part != Part::header || field.end() > offsetof(uapi::StateHeader, vendor)))
                 break; // flags, format and size are all that two vendors share
+            if (!options.ignored_too && one_phase && is_ignored(field, part->part, l2_active))
+                continue;
             const auto in_a = part->bytes_of(field), in_b = other->bytes_of(field);
-            if (!differ(in_a, in_b, std::size_t{part->begin} + field.offset, ignored))
+            if (detail::equal(in_a, in_b))
                 continue;
             ++count;
             receiver({part->part, &field, in_a, in_b});
         }
     // What is in no field: a payload that is cut off, bytes behind it. The kernel has no such states.
-    const bool same = options.ignored_too ? detail::equal(a, b) : !first_difference(a, b);
-    return count == 0 && !same ? 1 : count;
+    return count == 0 ? 1 : count;
 }
 
-std::size_t difference(std::span<const std::byte> a, std::span<const std::byte> b, TextSink sink,
+std::size_t difference(const NestedStateView& a, const NestedStateView& b, TextSink sink,
                        const DifferenceOptions& options) noexcept {
     Writer out{sink};
     return difference(

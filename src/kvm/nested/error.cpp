@@ -93,6 +93,8 @@ constexpr std::array causes = std::to_array<Cause>({
      "there is a vmcs12 address outside VMX operation (V3)", "", std::errc::invalid_argument},
     {Errc::flags_without_vmxon, "flags_without_vmxon", "there are flags outside VMX operation (V4)", "",
      std::errc::invalid_argument},
+    {Errc::bad_vmxon_address, "bad_vmxon_address", "the VMXON address is not page-aligned (V6)", "",
+     std::errc::invalid_argument},
     {Errc::l2_active_in_smm, "l2_active_in_smm", "L2 cannot be active while the vCPU is in SMM (V7, V10)", "",
      std::errc::invalid_argument},
     {Errc::unknown_smm_flags, "unknown_smm_flags", "an SMM flag is set that no known kernel has (V8)", "",
@@ -112,15 +114,25 @@ constexpr std::array causes = std::to_array<Cause>({
      "the vmcs12 address is unaligned or that of the VMXON region (V16)", "", std::errc::invalid_argument},
     {Errc::bad_vmcs12_revision, "bad_vmcs12_revision",
      "the vmcs12 does not have KVM's revision 0x11e57ed0 (V19)", "", std::errc::invalid_argument},
+    {Errc::shadow_vmcs12_missing, "shadow_vmcs12_missing",
+     "the vmcs12 links to a shadow VMCS and the state ends before it (V21)", "", std::errc::invalid_argument},
+    {Errc::bad_shadow_vmcs12_revision, "bad_shadow_vmcs12_revision",
+     "the shadow vmcs12 does not have KVM's revision 0x11e57ed0, or is not marked as a shadow (V23)", "",
+     std::errc::invalid_argument},
     {Errc::flags_of_other_vendor, "flags_of_other_vendor", "a flag of VMX is set in an SVM state (S2)", "",
      std::errc::invalid_argument},
+    {Errc::bad_vmcb12_address, "bad_vmcb12_address", "the vmcb12 address is not page-aligned (S6)", "",
+     std::errc::invalid_argument},
+    {Errc::vmrun_not_intercepted, "vmrun_not_intercepted", "L2's controls do not intercept VMRUN (S9)", "",
+     std::errc::invalid_argument},
+    {Errc::asid_zero, "asid_zero", "L2's ASID is 0 (S10)", "", std::errc::invalid_argument},
 });
 
 consteval bool causes_are_complete_and_in_order() {
     for (std::size_t i = 0; i < causes.size(); ++i)
         if (static_cast<std::size_t>(causes[i].code) != i + 1)
             return false;
-    return causes.back().code == Errc::flags_of_other_vendor;
+    return causes.back().code == Errc::asid_zero;
 }
 static_assert(causes_are_complete_and_in_order());
 
@@ -209,9 +221,7 @@ bool taken_in_on_svm(std::span<const std::byte> attempted, std::span<const std::
     for (const auto& [where, bits] : rewritten_on_svm)
         expect(where, bits);
     if (std::bit_cast<uapi::SvmHeader>(header_of(found)->vendor).gpat == 0)
-        expect(in_header("hdr.svm.gpat"), all_bits);                       // while L1 and L2 share one PAT
-    constexpr auto* padding = find_header_field(VendorId::svm, "hdr.pad"); // reserved, and not kept
-    std::ranges::copy(found.subspan(padding->offset, padding->size), expected.begin() + padding->offset);
+        expect(in_header("hdr.svm.gpat"), all_bits); // while L1 and L2 share one PAT
     return !first_difference(expected, found.first<Svm::capacity>());
 }
 
@@ -241,8 +251,6 @@ Effect effect_on_vmx(const uapi::StateHeader& attempted, const uapi::StateHeader
                      int error_number) noexcept {
     const auto wanted = std::bit_cast<uapi::VmxHeader>(attempted.vendor);
     const auto held = std::bit_cast<uapi::VmxHeader>(found.vendor);
-    if (wanted.vmxon_pa == uapi::no_address)
-        return Effect::unchanged;
     // Behind the teardown KVM allocates; without memory the vCPU stays outside VMX operation.
     if (error_number == ENOMEM && held.vmxon_pa == uapi::no_address)
         return Effect::undetermined;
@@ -271,6 +279,9 @@ Effect effect_of(Operation operation, int raw_result, int error_number, const Co
     const auto found = header_of(context.found);
     if (found && found->format == Svm::format)
         return effect_on_svm(attempted, *found, context, error_number);
+    if (attempted && attempted->format == Vmx::format
+        && std::bit_cast<uapi::VmxHeader>(attempted->vendor).vmxon_pa == uapi::no_address)
+        return Effect::unchanged; // all that can fail comes before the teardown (V13)
     if (!attempted || !found)
         return Effect::undetermined;
     return effect_on_vmx(*attempted, *found, error_number);

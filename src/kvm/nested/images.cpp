@@ -134,5 +134,15 @@ consteval bool encodings_fit(std::span<const Field> rows) {
 }
 static_assert(encodings_fit(vmcs12_fields));
 
+/// Whether each field that comparing leaves out is dropped or says why.
+consteval bool every_ignored_field_has_a_reason(std::span<const Field> rows) {
+    for (const auto& field : rows)
+        if (field.ignore != Ignore::never && field.on_set != OnSet::ignores && field.note.empty())
+            return false;
+    return true;
+}
+static_assert(every_ignored_field_has_a_reason(vmcs12_fields)
+              && every_ignored_field_has_a_reason(vmcb12_fields));
+
 } // namespace
 } // namespace kvm::nested

@@ -434,19 +434,17 @@ std::expected<NestedStateBuffer, JsonError> Builder::finish(bool complete) {
 
 } // namespace
 
-std::string to_json(std::span<const std::byte> state, const JsonOptions& options) {
+std::string to_json(const NestedStateView& state, const JsonOptions& options) {
     Document out;
     out.open();
     out.raw(version_key, std::to_string(version));
-    const auto parsed = NestedStateBuffer::parse(state);
-    if (!parsed)
-        out.raw("refused", nlohmann::json(parsed.error().message().view()).dump());
+    if (const auto& phase = state.recognised(); !phase)
+        out.raw("refused", nlohmann::json(phase.error().message().view()).dump());
     for (const auto& part : PartsOfState{state}) {
         if (part.part == Part::header) {
-            out.string("vendor",
-                       name(read(part.bytes, part.fields[1]) == Vmx::format ? VendorId::vmx : VendorId::svm));
-            if (parsed)
-                out.string("phase", name(parsed->phase()));
+            out.string("vendor", name(*state.vendor()));
+            if (state.recognised())
+                out.string("phase", name(state.phase()));
         }
         out.open(key_of(part.part));
         for (const auto& field : part.fields)

@@ -201,34 +201,8 @@ std::string_view name(PageAccess access) noexcept {
     return index < names.size() ? names[index] : "?";
 }
 
-void guest_ranges(std::span<const std::byte> state, Receiver<const GuestRange&> receiver) noexcept {
-    const auto what = detail::recognise(state);
-    if (what.phase)
-        visit_phase<Any>(*what.phase, what.header, state.subspan(uapi::header_size), Ranges{receiver});
+void guest_ranges(const NestedStateView& state, Receiver<const GuestRange&> receiver) noexcept {
+    state.visit(Ranges{receiver});
 }
 
-namespace detail {
-
-Recognised recognise(std::span<const std::byte> bytes) noexcept {
-    const auto refuse = [](Errc code, std::uint64_t detail) {
-        return std::unexpected{Error{.code = code, .operation = Operation::parse, .detail = detail}};
-    };
-    Recognised result{.phase = refuse(Errc::too_short, bytes.size())};
-    if (bytes.size() < uapi::header_size)
-        return result;
-    std::memcpy(&result.header, bytes.data(), sizeof result.header);
-    std::uint32_t revision = 0;
-    if (bytes.size() >= uapi::header_size + sizeof revision)
-        std::memcpy(&revision, bytes.data() + uapi::header_size, sizeof revision);
-    result.phase = phase_of(result.header, revision);
-    if (!result.phase)
-        return result;
-    if (result.header.size > bytes.size())
-        result.phase = refuse(Errc::too_short, bytes.size());
-    else if (result.header.size < bytes.size())
-        result.phase = refuse(Errc::too_long, result.header.size);
-    return result;
-}
-
-} // namespace detail
 } // namespace kvm::nested

@@ -27,10 +27,10 @@ std::string_view mode(std::uint64_t cr0, bool long_mode, bool cs_l, std::uint64_
     return has(cr0, Cr0::pg) ? "protected mode with paging" : "protected mode";
 }
 
-/// The first screen: a label and what is to be said, a line each.
-class Screen {
+/// The summary: a label and what is to be said, a line each.
+class Summary {
   public:
-    Screen(Writer& out, bool redact) noexcept : out_{out}, redact_{redact} {}
+    Summary(Writer& out, bool redact) noexcept : out_{out}, redact_{redact} {}
 
     void operator()(const Empty&) const noexcept {}
     void operator()(const Unrecognised&) const noexcept {}
@@ -405,7 +405,7 @@ void write_section(Writer& out, const PartOfState& part, const Section& section,
         write_zeros(out, part, section);
 }
 
-void write_ranges(Writer& out, std::span<const std::byte> state, bool redact) noexcept {
+void write_ranges(Writer& out, const NestedStateView& state, bool redact) noexcept {
     std::uint64_t count = 0;
     guest_ranges(state, [&](const GuestRange& range) noexcept {
         if (count++ == 0) {
@@ -422,8 +422,8 @@ void write_ranges(Writer& out, std::span<const std::byte> state, bool redact) no
     });
 }
 
-/// The last line of the first screen: what does not belong there, so that nobody has to look for it.
-void write_remarks(Writer& out, std::span<const std::byte> state, const PartsOfState& parts) noexcept {
+/// The last line of the summary: what does not belong there, so that nobody has to look for it.
+void write_remarks(Writer& out, const NestedStateView& state, const PartsOfState& parts) noexcept {
     std::uint64_t ranges = 0, pages = 0, reserved = 0, undefined = 0;
     guest_ranges(state, [&](const GuestRange& range) noexcept {
         ++ranges;
@@ -453,59 +453,52 @@ void write_remarks(Writer& out, std::span<const std::byte> state, const PartsOfS
     }
 }
 
-void write_first_line(Writer& out, std::size_t size, const detail::Recognised& what) noexcept {
+void write_first_line(Writer& out, const NestedStateView& state) noexcept {
+    const auto size = state.bytes().size();
     if (size < uapi::header_size) {
         out << "no nested state: ";
         out.decimal(size) << " bytes, and the header takes 128";
         out.end_line();
         return;
     }
-    const auto format = what.header.format;
-    out << (format == Vmx::format ? "VMX, " : format == Svm::format ? "SVM, " : "unknown vendor, ");
-    if (what.phase) {
-        out << name(*what.phase);
-    } else {
-        out << "not a state that a vCPU can be in: " << description(what.phase.error().code);
-        (out << " (offset ").decimal(what.phase.error().detail) << ")";
-    }
+    const auto vendor = state.vendor();
+    out << (vendor ? name(*vendor) : "unknown vendor") << ", ";
+    if (const auto& phase = state.recognised())
+        out << name(*phase);
+    else
+        out << "not a state that a vCPU can be in: " << description(phase.error().code) << " ("
+            << describe_detail(phase.error().detail_kind, phase.error().detail) << ")";
     (out << ", ").decimal(size) << " bytes";
     out.end_line();
-    if (what.header.flags != 0) {
+    if (const auto flags = state.header().flags; flags != 0) {
         out << "  flags";
-        detail::explain(out.at(17), bit_layout::state_flags, what.header.flags, false, " ");
+        detail::explain(out.at(17), bit_layout::state_flags, flags, false, " ");
         out.end_line();
     }
 }
 
-void write_first_screen(Writer& out, std::span<const std::byte> state, const PartsOfState& parts,
-                        bool redact) noexcept {
-    const auto what = detail::recognise(state);
-    write_first_line(out, state.size(), what);
-    if (what.phase)
-        visit_phase<Any>(*what.phase, what.header, state.subspan(uapi::header_size), Screen{out, redact});
+void write_summary(Writer& out, const NestedStateView& state, const PartsOfState& parts,
+                   bool redact) noexcept {
+    write_first_line(out, state);
+    state.visit(Summary{out, redact});
     write_remarks(out, state, parts);
 }
 
 } // namespace
 
-PartsOfState::PartsOfState(std::span<const std::byte> state) noexcept {
-    if (state.size() < uapi::header_size)
-        return;
-    constexpr auto* format_field = find_header_field(VendorId::vmx, "format");
-    const auto format = read(state, *format_field);
-    if (format != Vmx::format && format != Svm::format)
-        return;
-    for (const auto& part : parts_of(format == Vmx::format ? VendorId::vmx : VendorId::svm))
-        if (state.size() >= part.end())
-            parts_[count_++] = {part.part, part.begin, state.subspan(part.begin, part.end() - part.begin),
-                                part.fields};
+PartsOfState::PartsOfState(const NestedStateView& state) noexcept {
+    if (const auto vendor = state.vendor())
+        for (const auto& part : parts_of(*vendor))
+            if (state.bytes().size() >= part.end())
+                parts_[count_++] = {part.part, part.begin,
+                                    state.bytes().subspan(part.begin, part.end() - part.begin), part.fields};
 }
 
-void describe(std::span<const std::byte> state, TextSink sink, const ReportOptions& options) noexcept {
+void describe(const NestedStateView& state, TextSink sink, const ReportOptions& options) noexcept {
     Writer out{sink};
     const PartsOfState parts{state};
-    if (options.first_screen)
-        write_first_screen(out, state, parts, options.redact);
+    if (options.summary)
+        write_summary(out, state, parts, options.redact);
     if (options.fields != FieldsShown::none)
         for (const auto& section : sections)
             for (const auto& part : parts)
@@ -514,7 +507,7 @@ void describe(std::span<const std::byte> state, TextSink sink, const ReportOptio
         write_ranges(out, state, options.redact);
 }
 
-std::size_t describe_field(std::span<const std::byte> state, std::string_view wanted, TextSink sink,
+std::size_t describe_field(const NestedStateView& state, std::string_view wanted, TextSink sink,
                            const ReportOptions& options) noexcept {
     Writer out{sink};
     std::size_t found = 0;

@@ -69,6 +69,7 @@ static_assert(KVM_GET_API_VERSION == request::get_api_version);
 static_assert(KVM_CHECK_EXTENSION == request::check_extension);
 static_assert(KVM_GET_SUPPORTED_CPUID == request::get_supported_cpuid);
 static_assert(KVM_GET_TSC_KHZ == request::get_tsc_khz);
+static_assert(KVM_GET_SUPPORTED_HV_CPUID == request::get_supported_hv_cpuid);
 static_assert(KVM_GET_NESTED_STATE == request::get_nested_state);
 static_assert(KVM_SET_NESTED_STATE == request::set_nested_state);
 static_assert(KVM_CAP_NESTED_STATE == cap_nested_state);

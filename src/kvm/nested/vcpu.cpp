@@ -5,6 +5,7 @@ module;
 #include <cstddef>
 #include <cstdint>
 #include <expected>
+#include <optional>
 #include <span>
 module kvm.nested;
 
@@ -24,16 +25,34 @@ struct SupportedCpuid {
     std::uint32_t padding = 0;
     std::array<uapi::CpuidEntry, capacity> entries;
 
-    bool offers(std::uint32_t leaf, std::uint32_t ecx) const noexcept {
+    const uapi::CpuidEntry* find(std::uint32_t leaf) const noexcept {
         for (std::uint32_t i = 0; i < count && i < capacity; ++i)
             if (entries[i].function == leaf)
-                return (entries[i].ecx & ecx) != 0;
-        return false;
+                return &entries[i];
+        return nullptr;
+    }
+    bool offers(std::uint32_t leaf, std::uint32_t ecx) const noexcept {
+        const auto* entry = find(leaf);
+        return entry != nullptr && (entry->ecx & ecx) != 0;
     }
 };
 
 Error error_at(IoctlRef ioctl, Operation operation, int fd, IoctlResult result) noexcept {
     return classify(operation, result.value, result.error_number, {.descriptor = descriptor_kind(ioctl, fd)});
+}
+
+/// Whether a GET could spoil what the vCPU holds. With an enlightened VMCS that was set and has not run yet,
+/// L1 running, GET puts KVM's own shadow VMCS over the vmcs12 (Linux 6.1, 6.12, 7.3), and the SET that failed
+/// may have left such a state of an earlier one in force. Which state is in force only GET tells, but
+/// KVM_GET_SUPPORTED_HV_CPUID on the vCPU has a version of enlightened VMCSs exactly where they are enabled
+/// there, and changes nothing. A KVM without Hyper-V support does not know the request.
+bool may_have_enlightened_vmcs(IoctlRef ioctl, int fd) noexcept {
+    constexpr std::uint32_t nested_features = 0x4000'000a, versions = 0xffff; // EAX: lowest and highest
+    SupportedCpuid cpuid;
+    if (const auto got = ioctl(fd, uapi::request::get_supported_hv_cpuid, &cpuid); got.value != 0)
+        return got.error_number != EINVAL && got.error_number != ENOTTY;
+    const auto* entry = cpuid.find(nested_features);
+    return entry != nullptr && (entry->eax & versions) != 0;
 }
 
 std::unexpected<Error> no_host(Errc code, int raw_result = 0) noexcept {
@@ -97,15 +116,15 @@ Failure get_failed(IoctlRef ioctl, int fd, IoctlResult result) noexcept {
 
 Failure set_failed(IoctlRef ioctl, int fd, IoctlResult result,
                    std::span<const std::byte> attempted) noexcept {
+    Context context{.descriptor = descriptor_kind(ioctl, fd), .attempted = attempted};
     NestedStateBuffer found; // armed: full capacity, so that KVM cannot write beyond it
-    auto& storage = reinterpret_cast<std::byte&>(found);
-    const auto got = ioctl(fd, uapi::request::get_nested_state, &storage);
-    const bool known = got.value == 0 && found.vendor();
-    return Failure{classify(Operation::set_nested_state, result.value, result.error_number,
-                            {.descriptor = descriptor_kind(ioctl, fd),
-                             .attempted = attempted,
-                             .found = known ? found.bytes() : std::span<const std::byte>{},
-                             .nesting_off = got.value < 0 && got.error_number == EINVAL})};
+    if (NestedStateView{attempted}.vendor() != VendorId::vmx || !may_have_enlightened_vmcs(ioctl, fd)) {
+        const auto got = ioctl(fd, uapi::request::get_nested_state, &found);
+        if (got.value == 0 && found.vendor())
+            context.found = found.bytes();
+        context.nesting_off = got.value < 0 && got.error_number == EINVAL;
+    }
+    return Failure{classify(Operation::set_nested_state, result.value, result.error_number, context)};
 }
 
 } // namespace detail

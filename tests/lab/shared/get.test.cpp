@@ -21,7 +21,7 @@ lab::Bytes refused_unchanged() {
     if (lab::is_vmx())
         lab::store<std::uint64_t>(bytes, 8, std::uint64_t{1} << 51); // V6: VMXON beyond MAXPHYADDR
     else
-        lab::store<std::uint32_t>(bytes, lab::header_size + 0x58, 0); // S10: ASID 0
+        lab::store<std::uint64_t>(bytes, lab::header_size + 0x558, 0); // S17: L1's CR0 without PE and PG
     return bytes;
 }
 

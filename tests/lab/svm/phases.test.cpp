@@ -250,7 +250,7 @@ TEST_CASE("a refused SET leaves the vCPU as it was, in L2 and outside") {
         const auto before = lab::read_back(machine.vcpu_fd());
 
         auto bytes = lab::read_back(lab::svm::shared_l2().vcpu_fd());
-        lab::store<std::uint32_t>(bytes, lab::header_size + 0x58, 0); // ASID 0: S10
+        lab::store<std::uint64_t>(bytes, lab::header_size + 0x558, 0); // L1's CR0 without PE and PG: S17
         const auto put = vcpu.set_nested_state(must(lab::svm::State::parse(bytes)));
         REQUIRE_FALSE(put);
         CHECK(put.error().code == kvm::nested::Errc::refused);

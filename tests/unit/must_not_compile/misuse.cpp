@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <expected>
 #include <span>
+#include <string_view>
 
 import kvm.nested;
 
@@ -155,6 +156,55 @@ auto other_enumeration(const kvm::nested::Vmcs12& page) {
     return has(page.vm_exit_controls, kvm::nested::FieldGroup::control);
 #else
     return has(page.vm_exit_controls, kvm::nested::vmx::ExitControl::load_ia32_efer);
+#endif
+}
+
+auto misspelt(const NestedState<Vmx>& state) {
+    return state.visit(kvm::nested::overloaded{[](const kvm::nested::vmx::L2Active& l2) {
+#ifdef misspelt_field_in_a_visitor
+                                                   return l2.fields()["guest_rpi"];
+#else
+                                                   return l2.fields()["guest_rip"];
+#endif
+                                               },
+                                               [](const auto&) { return kvm::nested::uapi::no_address; }});
+}
+
+std::size_t looked_at(const NestedState<Svm>& state) {
+#ifdef view_of_a_temporary
+    const kvm::nested::NestedStateView view = NestedState<Svm>{state};
+#else
+    const kvm::nested::NestedStateView view = state;
+#endif
+    return view.bytes().size();
+}
+
+auto phase_view(const NestedStateBuffer& state) {
+    const auto unrecognised = [](const auto& view) { return kvm::nested::Unrecognised{view.header(), {}}; };
+    const auto any = kvm::nested::overloaded{unrecognised, [](const kvm::nested::Empty&) {
+                                                 static constexpr kvm::nested::uapi::StateHeader none{};
+                                                 return kvm::nested::Unrecognised{none, {}};
+                                             }};
+#ifdef phase_view_of_a_temporary
+    return NestedStateBuffer{state}.visit(any).header().size;
+#else
+    return state.visit(any).header().size;
+#endif
+}
+
+void sink(const NestedStateBuffer& state) {
+    std::size_t size = 0;
+    const auto count = [&](std::string_view piece) noexcept { size += piece.size(); };
+#ifdef stored_sink_of_a_temporary
+    const kvm::nested::TextSink stored = [&](std::string_view piece) noexcept { size += piece.size(); };
+#else
+    const kvm::nested::TextSink stored = count;
+#endif
+    describe(state, stored);
+#ifdef throwing_sink
+    describe(state, [&](std::string_view piece) { size += piece.size(); });
+#else
+    describe(state, count);
 #endif
 }
 

@@ -102,7 +102,7 @@ TEST_CASE("a state is built from nothing") {
     page.vmcs_link_pointer = 0x3000;
     set(page.cpu_based_vm_exec_control, vmx::Primary::activate_secondary_controls);
     set(page.secondary_vm_exec_control, vmx::Secondary::vmcs_shadowing);
-    shadow.hdr = uapi::vmcs12_revision | static_cast<std::uint32_t>(mask(vmx::VmcsRevision::shadow_vmcs));
+    shadow.hdr = kvm::nested::shadow_vmcs12_revision;
     const auto l2 = header_of(uapi::state_flag::guest_mode, vmx_header());
     const auto with_shadow = compose(l2, page, shadow);
     REQUIRE(with_shadow.has_value());
@@ -117,14 +117,35 @@ TEST_CASE("a state is built from nothing") {
 }
 
 TEST_CASE("what cannot be a state is refused as it is from bytes") {
-    Vmcs12 page{};
+    const auto refusal = [](const auto& composed) {
+        REQUIRE_FALSE(composed.has_value());
+        return composed.error().code;
+    };
+    Vmcs12 page{}, shadow{};
     const auto header = header_of(0, vmx_header());
-    const auto without_revision = compose(header, page);
-    REQUIRE_FALSE(without_revision.has_value());
-    CHECK(without_revision.error().code == Errc::bad_vmcs12_revision);
-    const auto other_vendor = compose(header, Vmcb12{});
-    REQUIRE_FALSE(other_vendor.has_value());
-    CHECK(other_vendor.error().code == Errc::wrong_vendor);
+    CHECK(refusal(compose(header, page)) == Errc::bad_vmcs12_revision);
+    CHECK(refusal(compose(header, Vmcb12{})) == Errc::wrong_vendor);
+    page.hdr = uapi::vmcs12_revision;
+    auto without_address = vmx_header();
+    without_address.vmcs12_pa = uapi::no_address;
+    CHECK(refusal(compose(header_of(0, without_address), page)) == Errc::payload_without_vmcs12);
+
+    const auto l2 = header_of(uapi::state_flag::guest_mode, vmx_header());
+    page.vmcs_link_pointer = 0x9000;
+    set(page.cpu_based_vm_exec_control, vmx::Primary::activate_secondary_controls);
+    set(page.secondary_vm_exec_control, vmx::Secondary::vmcs_shadowing);
+    CHECK(refusal(compose(l2, page)) == Errc::shadow_vmcs12_missing);
+    CHECK(refusal(compose(l2, page, shadow)) == Errc::bad_shadow_vmcs12_revision);
+
+    const auto state = NestedState<Svm>::parse(unit::svm_l2());
+    REQUIRE(state.has_value());
+    Vmcb12 vmcb{};
+    vmcb.asid = 1;
+    CHECK(refusal(compose(state->header(), vmcb)) == Errc::vmrun_not_intercepted);
+    set(vmcb.intercepts, svm::Intercept::vmrun);
+    CHECK(compose(state->header(), vmcb).has_value());
+    vmcb.asid = 0;
+    CHECK(refusal(compose(state->header(), vmcb)) == Errc::asid_zero);
 }
 
 } // namespace

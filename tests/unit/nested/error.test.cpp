@@ -31,7 +31,7 @@ using unit::Bytes;
 using unit::SvmBlob;
 using unit::VmxBlob;
 
-constexpr int last_errc = static_cast<int>(Errc::flags_of_other_vendor);
+constexpr int last_errc = static_cast<int>(Errc::asid_zero);
 constexpr int last_operation = static_cast<int>(Operation::narrow);
 
 constexpr std::array kinds = {DescriptorKind::unknown, DescriptorKind::not_open, DescriptorKind::not_kvm,

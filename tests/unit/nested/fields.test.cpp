@@ -167,26 +167,22 @@ TEST_CASE("names are unique, and each finds its own field") {
     }
 }
 
-TEST_CASE("a table agrees with what comparing leaves out: what is ignored on SET is no difference") {
-    const auto is_ignored = [](kvm::nested::VendorId vendor, std::size_t offset) {
-        return std::ranges::any_of(kvm::nested::ignored_bytes(vendor),
-                                   [offset](const kvm::nested::IgnoredBytes& range) {
-                                       return range.begin <= 128 + offset && 128 + offset < range.end;
-                                   });
-    };
-    for (const auto& field : kvm::nested::vmcb12_fields) {
-        CAPTURE(field.name);
-        if (field.on_set == OnSet::ignores)
-            CHECK(is_ignored(kvm::nested::VendorId::svm, field.offset));
-        else if (field.name == "exit_code") // kept, and nothing depends on it
-            CHECK(is_ignored(kvm::nested::VendorId::svm, field.offset));
-    }
+TEST_CASE("comparing leaves out what is dropped, and beyond that what says why") {
+    using kvm::nested::Ignore;
+    for (const auto& table : tables)
+        for (const auto& field : table) {
+            CAPTURE(field.name);
+            if (field.on_set == OnSet::ignores)
+                CHECK(field.ignore == Ignore::always);
+            else if (field.ignore != Ignore::never)
+                CHECK_FALSE(field.note.empty());
+        }
     for (const auto& field : kvm::nested::vmcs12_fields) {
         CAPTURE(field.name);
-        if (field.on_set == OnSet::ignores || field.group == FieldGroup::read_only)
-            CHECK(is_ignored(kvm::nested::VendorId::vmx, field.offset));
-        else if (field.name != "vmx_preemption_timer_value")
-            CHECK_FALSE(is_ignored(kvm::nested::VendorId::vmx, field.offset));
+        const bool exit_information =
+            field.group == FieldGroup::read_only && field.name != "vm_instruction_error";
+        CHECK((field.ignore == Ignore::with_l2_active)
+              == (exit_information || field.name == "vmx_preemption_timer_value"));
     }
 }
 

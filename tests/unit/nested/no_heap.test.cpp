@@ -99,6 +99,12 @@ struct L2 {
         std::memcpy(bytes + 4, &size, sizeof size);
         std::memcpy(bytes + 8, addresses, sizeof addresses);
         std::memcpy(bytes + 128, &revision, sizeof revision);
+        if (!vmx) { // VMRUN intercept and ASID
+            const std::uint32_t one = 1;
+            std::memset(bytes + 128, 0, sizeof revision);
+            std::memcpy(bytes + 128 + 0x10, &one, sizeof one);
+            std::memcpy(bytes + 128 + 0x58, &one, sizeof one);
+        }
     }
 };
 

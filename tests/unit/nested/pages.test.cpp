@@ -44,7 +44,7 @@ std::size_t count(const Bytes& state, PageRole role) {
 }
 
 Bytes vmx(std::initializer_list<unit::Entry> entries) {
-    return unit::with_fields(VmxBlob{.flags = 1, .vmxon_pa = 0x1000, .vmcs12_pa = 0x2000, .size = 4224},
+    return unit::with_fields(VmxBlob{.flags = 1, .vmxon_pa = 0x1000, .vmcs12_pa = 0x2000, .size = 8320},
                              entries);
 }
 constexpr std::uint64_t with_secondary = 1u << 31;

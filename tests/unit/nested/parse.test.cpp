@@ -171,6 +171,21 @@ TEST_CASE("each wrong tag is refused with its own cause and its place") {
     vmx(current, [](auto& b) { b.vmcs12_pa = 0x2008; }, Errc::bad_vmcs12_address, 16);
     vmx(current, [](auto& b) { b.first_word = unit::revision + 1; }, Errc::bad_vmcs12_revision, 128);
     vmx(current, [](auto& b) { b.first_word = 0; }, Errc::bad_vmcs12_revision, 128);
+    vmx(current, [](auto& b) { b.vmxon_pa = 0x1001; }, Errc::bad_vmxon_address, 8);
+    vmx({.vmxon_pa = 0x1800}, [](auto&) {}, Errc::bad_vmxon_address, 8);
+    const auto with_shadow = [](auto change) {
+        Bytes bytes = VmxBlob{.flags = 1, .vmxon_pa = 0x1000, .vmcs12_pa = 0x2000, .size = 8320};
+        change(bytes);
+        return bytes;
+    };
+    refuses(VendorId::vmx, with_shadow([](Bytes& b) {
+                b.resize(4224);
+                unit::put(b, 4, std::uint32_t{4224});
+            }),
+            Errc::shadow_vmcs12_missing, 4);
+    for (const std::uint32_t word : {0xdeadu, 0u, unit::revision, (unit::revision | 1u << 31) ^ 2})
+        refuses(VendorId::vmx, with_shadow([&](Bytes& b) { unit::put(b, 128 + 4096, word); }),
+                Errc::bad_shadow_vmcs12_revision, 128 + 4096);
 
     const SvmBlob guest{.flags = 0x101, .vmcb12_pa = 0x3000, .size = 4224};
     const auto svm = [](SvmBlob blob, auto change, Errc code, std::uint64_t detail) {
@@ -182,6 +197,13 @@ TEST_CASE("each wrong tag is refused with its own cause and its place") {
     svm(guest, [](auto& b) { b.flags |= 8; }, Errc::flags_of_other_vendor, 0);
     svm({}, [](auto& b) { b.flags = 2; }, Errc::run_pending_outside_l2, 0);
     svm(guest, [](auto& b) { b.size = 128; }, Errc::payload_missing, 4);
+    svm(guest, [](auto& b) { b.vmcb12_pa = 0x3123; }, Errc::bad_vmcb12_address, 8);
+    svm(guest, [](auto& b) { b.vmcb12_pa = unit::none; }, Errc::bad_vmcb12_address, 8);
+    Bytes not_intercepted = guest, no_asid = guest;
+    unit::put(not_intercepted, 128 + 0x10, std::uint32_t{0xfffffffe});
+    refuses(VendorId::svm, not_intercepted, Errc::vmrun_not_intercepted, 128 + 0x10);
+    unit::put(no_asid, 128 + 0x58, std::uint32_t{0});
+    refuses(VendorId::svm, no_asid, Errc::asid_zero, 128 + 0x58);
 
     for (const std::uint16_t format : {std::uint16_t{2}, std::uint16_t{0x100}, std::uint16_t{0xffff}}) {
         Bytes bytes = guest;
@@ -254,8 +276,24 @@ TEST_CASE("spellings of one state that the kernel takes are one state") {
     same(VmxBlob{.size = 4224}, VmxBlob{});
     same(VmxBlob{.size = 8320, .first_word = 0}, VmxBlob{});
     Bytes shadowed = VmxBlob{.vmxon_pa = 0x1000, .vmcs12_pa = 0x2000, .size = 8320};
-    Bytes alone = VmxBlob{.vmxon_pa = 0x1000, .vmcs12_pa = 0x2000, .size = 4224};
+    Bytes alone(shadowed.begin(), shadowed.begin() + 4224);
+    unit::put(alone, 4, std::uint32_t{4224});
     same(shadowed, alone);
+    // A shadow vmcs12 that no vmcs12 links to, with L2 active: VMCS shadowing off, or no link pointer.
+    const Bytes l2 = VmxBlob{.flags = 1, .vmxon_pa = 0x1000, .vmcs12_pa = 0x2000, .size = 8320};
+    for (const bool no_link : {false, true}) {
+        auto spelling = l2;
+        if (no_link)
+            unit::put(spelling, 128 + 176, unit::none);
+        else
+            unit::put(spelling, 128 + 748, unit::take<std::uint32_t>(spelling, 128 + 748) & ~(1u << 31));
+        auto canonical = spelling;
+        canonical.resize(4224);
+        unit::put(canonical, 4, std::uint32_t{4224});
+        unit::put(spelling, 128 + 4096, 0xdeadu);
+        same(spelling, canonical);
+    }
+    CHECK(parse_as<NestedStateBuffer>(l2).bytes == l2);
     // SVM outside L2: nothing but GIF is looked at.
     same(SvmBlob{.flags = 0x100, .vmcb12_pa = 0x3000, .gpat = 7, .size = 4224}, SvmBlob{});
     same(SvmBlob{.flags = 0, .vmcb12_pa = unit::none}, SvmBlob{.flags = 0});

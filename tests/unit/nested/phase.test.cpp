@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 //
 // The whole phase table, walked, against the kernel's rules written down a second time and in another form.
+#include <algorithm>
 #include <array>
 #include <cstddef>
 #include <cstdint>
@@ -17,7 +18,10 @@ namespace {
 
 using kvm::nested::Errc;
 using kvm::nested::Phase;
+using unit::Bytes;
 using unit::none;
+using unit::SvmBlob;
+using unit::VmxBlob;
 
 /// The first of the kernel's rules that a VMX state breaks by itself; empty: the kernel would take it, the
 /// vCPU permitting. In the kernel's words and order (vmx_set_nested_state and its caller, Linux 6.1 to 7.3).
@@ -36,6 +40,8 @@ std::string_view kernel_refuses(const kvm::nested::VmxFacts& s) {
             return "V3";
         if (s.flags & ~0x4)
             return "V4";
+    } else if (s.vmxon_pa & 0xfff) {
+        return "V6";
     }
     if ((s.smm_flags & 0x1) && guest_mode)
         return "V7";
@@ -62,6 +68,14 @@ std::string_view kernel_refuses(const kvm::nested::VmxFacts& s) {
     }
     if ((s.revision & 0x7fffffff) != 0x11e57ed0)
         return "V19";
+    if (!guest_mode)
+        return ""; // V20
+    if (s.links_shadow) {
+        if (s.size < 128 + 4096 + 998)
+            return "V21";
+        if (s.shadow_revision != 0x91e57ed0)
+            return "V23";
+    }
     return "";
 }
 
@@ -74,8 +88,16 @@ std::string_view kernel_refuses(const kvm::nested::SvmFacts& s) {
         return "X5";
     if (s.flags & ~0x0103)
         return "S2";
-    if ((s.flags & 0x1) && s.size < 4224)
+    if (!(s.flags & 0x1))
+        return ""; // S5
+    if (s.vmcb12_pa & 0xfff)
+        return "S6";
+    if (s.size < 4224)
         return "S7";
+    if (!s.intercepts_vmrun)
+        return "S9";
+    if (s.asid == 0)
+        return "S10";
     return "";
 }
 
@@ -87,6 +109,7 @@ Errc cause_of(std::string_view rule) {
         {"V2", Errc::smm_without_vmxon},
         {"V3", Errc::vmcs12_without_vmxon},
         {"V4", Errc::flags_without_vmxon},
+        {"V6", Errc::bad_vmxon_address},
         {"V7", Errc::l2_active_in_smm},
         {"V8", Errc::unknown_smm_flags},
         {"V9", Errc::unknown_vmx_flags},
@@ -96,8 +119,13 @@ Errc cause_of(std::string_view rule) {
         {"V16", Errc::bad_vmcs12_address},
         {"V17", Errc::payload_without_vmcs12},
         {"V19", Errc::bad_vmcs12_revision},
+        {"V21", Errc::shadow_vmcs12_missing},
+        {"V23", Errc::bad_shadow_vmcs12_revision},
         {"S2", Errc::flags_of_other_vendor},
+        {"S6", Errc::bad_vmcb12_address},
         {"S7", Errc::payload_missing},
+        {"S9", Errc::vmrun_not_intercepted},
+        {"S10", Errc::asid_zero},
     };
     return causes.at(rule);
 }
@@ -209,6 +237,19 @@ TEST_CASE("every VMX state has the phase or the refusal that the kernel's rules 
                                                                      static_cast<std::uint16_t>(smm_flags),
                                                                      vmx_flags, size, revision});
         }
+    // Shadow VMCSs, with L2 active and without.
+    for (const unsigned flags : {0u, 1u, 3u, 5u})
+        for (const unsigned smm_flags : {0u, 2u, 3u})
+            for (const auto size : sizes)
+                for (const bool links_shadow : {false, true})
+                    for (const std::uint32_t shadow_revision : {0x11e57ed0u, 0x91e57ed0u, 0u, 0x91e57ed1u})
+                        walk.visit(kvm::nested::VmxFacts{.flags = static_cast<std::uint16_t>(flags),
+                                                         .vmxon_pa = 0x1000,
+                                                         .vmcs12_pa = 0x2000,
+                                                         .smm_flags = static_cast<std::uint16_t>(smm_flags),
+                                                         .size = size,
+                                                         .links_shadow = links_shadow,
+                                                         .shadow_revision = shadow_revision});
     // Every value of the flags at all.
     for (unsigned flags = 0; flags <= 0xffff; ++flags)
         for (const std::uint64_t vmcs12_pa : {none, std::uint64_t{0x2000}})
@@ -225,7 +266,7 @@ TEST_CASE("every VMX state has the phase or the refusal that the kernel's rules 
 
     MESSAGE(walk.states, " states, ", walk.phases, " of them with a phase");
     CHECK(walk.seen.size() == 7); // all phases of VMX were met
-    CHECK(walk.refused.size() == 14);
+    CHECK(walk.refused.size() == 17);
     CHECK(walk.phases > 1000);
 }
 
@@ -233,15 +274,20 @@ TEST_CASE("every SVM state has the phase or the refusal that the kernel's rules 
     Walk walk;
     for (unsigned flags = 0; flags <= 0xffff; ++flags)
         for (const auto size : sizes)
-            walk.visit(kvm::nested::SvmFacts{static_cast<std::uint16_t>(flags), size});
+            for (const std::uint64_t vmcb12_pa :
+                 {std::uint64_t{0}, std::uint64_t{0x3000}, std::uint64_t{0x3123}, none})
+                for (const bool intercepts_vmrun : {false, true})
+                    for (const std::uint32_t asid : {0u, 1u})
+                        walk.visit(kvm::nested::SvmFacts{static_cast<std::uint16_t>(flags), size, vmcb12_pa,
+                                                         intercepts_vmrun, asid});
     CHECK(walk.seen.size() == 3);
-    CHECK(walk.refused.size() == 5);
+    CHECK(walk.refused.size() == 8);
 }
 
 TEST_CASE("a refusal points at the field that the rule is about") {
     for (const auto& row : kvm::nested::vmx_refusals) {
         CAPTURE(row.rule);
-        CHECK(row.offset <= 128);
+        CHECK(kvm::nested::field_at(kvm::nested::VendorId::vmx, row.offset).field != nullptr);
         CHECK(row.offset % 2 == 0);
         CHECK(row.cause != Errc{});
     }
@@ -254,10 +300,20 @@ TEST_CASE("a refusal points at the field that the rule is about") {
     CHECK(detail({.vmcs12_pa = 0x2000, .size = 128}) == 16);
     CHECK(detail({.vmxon_pa = 0x1000, .vmx_flags = 2, .size = 128}) == 28);
     CHECK(detail({.vmxon_pa = 0x1000, .vmcs12_pa = 0x2000, .size = 4224, .revision = 0}) == 128);
+    CHECK(detail({.vmxon_pa = 0x1001, .size = 128}) == 8);
+    kvm::nested::VmxFacts shadow{
+        .flags = 1, .vmxon_pa = 0x1000, .vmcs12_pa = 0x2000, .size = 4224, .links_shadow = true};
+    CHECK(detail(shadow) == 4);
+    shadow.size = 8320;
+    shadow.shadow_revision = 0;
+    CHECK(detail(shadow) == 128 + 4096);
+    CHECK(kvm::nested::phase_of(kvm::nested::SvmFacts{.flags = 1, .size = 4224, .asid = 0}).error().detail
+          == 128 + 0x58);
 }
 
 TEST_CASE("a canonical header keeps its phase, is canonical, and the kernel takes it") {
     std::size_t headers = 0;
+    const Bytes vmx_pages = VmxBlob{.size = 8320}, svm_page = SvmBlob{.flags = 1, .size = 4224};
     for (const bool vmx : {true, false})
         for (unsigned flags = 0; flags < 0x110; ++flags)
             for (const std::uint64_t first : {none, std::uint64_t{0x1000}})
@@ -270,19 +326,23 @@ TEST_CASE("a canonical header keeps its phase, is canonical, and the kernel take
                                 .format = static_cast<std::uint16_t>(vmx ? 0 : 1),
                                 .size = size,
                                 .vendor = {first, second, third, 77, 88, 99}};
-                            const auto phase = kvm::nested::phase_of(header, unit::revision);
+                            const auto payload = [&](const auto& of) {
+                                const auto all = std::span{vmx ? vmx_pages : svm_page}.subspan(128);
+                                return all.first(std::min<std::size_t>(of.size - 128, all.size()));
+                            };
+                            const auto phase = kvm::nested::phase_of(header, payload(header));
                             if (!phase)
                                 continue;
                             ++headers;
-                            const auto once = kvm::nested::canonical(header, *phase);
-                            REQUIRE(kvm::nested::phase_of(once, unit::revision).value_or(Phase::none)
+                            const auto once = kvm::nested::canonical(header, *phase, payload(header));
+                            REQUIRE(kvm::nested::phase_of(once, payload(once)).value_or(Phase::none)
                                     == *phase);
-                            REQUIRE(kvm::nested::canonical(once, *phase) == once);
+                            REQUIRE(kvm::nested::canonical(once, *phase, payload(once)) == once);
                             REQUIRE(once.size <= header.size);
                             if (vmx)
-                                REQUIRE(kernel_refuses(kvm::nested::vmx_facts(once, unit::revision)).empty());
+                                REQUIRE(kernel_refuses(kvm::nested::vmx_facts(once, payload(once))).empty());
                             else
-                                REQUIRE(kernel_refuses(kvm::nested::svm_facts(once)).empty());
+                                REQUIRE(kernel_refuses(kvm::nested::svm_facts(once, payload(once))).empty());
                         }
     CHECK(headers > 100);
 }

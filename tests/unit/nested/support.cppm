@@ -61,6 +61,13 @@ struct VmxBlob {
         put(result, 32, deadline);
         if (size >= 132)
             put(result, 128, first_word);
+        if (size >= 4224) { // VMCS shadowing exactly where there is a shadow vmcs12
+            put(result, 128 + 748, take<std::uint32_t>(result, 128 + 748) | 1u << 31);
+            put(result, 128 + 804,
+                (take<std::uint32_t>(result, 128 + 804) & ~(1u << 14)) | (size >= 8320 ? 1u << 14 : 0));
+        }
+        if (size >= 8320)
+            put(result, 128 + 4096, revision | 1u << 31);
         return result;
     }
 };
@@ -86,6 +93,8 @@ struct SvmBlob {
         if (size == 4224) {
             put(result, 128 + 0x564, std::uint32_t{0});
             put(result, 128 + 0x56c, std::uint32_t{0});
+            put(result, 128 + 0x10, take<std::uint32_t>(result, 128 + 0x10) | 1u); // the VMRUN intercept
+            put(result, 128 + 0x58, take<std::uint32_t>(result, 128 + 0x58) | 1u); // an ASID
         }
         return result;
     }
@@ -97,12 +106,19 @@ struct Entry {
     std::uint64_t value;
 };
 
-/// `state` with all zeros in its page but the given fields, and the revision of a vmcs12.
+/// `state` with all zeros in its pages but the given fields and what KVM demands of every one: the revisions
+/// of vmcs12 and shadow vmcs12; the VMRUN intercept and an ASID.
 inline Bytes with_fields(Bytes state, std::initializer_list<Entry> entries) {
     const bool vmx = take<std::uint16_t>(state, 2) == 0;
     std::fill(state.begin() + 128, state.end(), std::byte{0});
-    if (vmx)
+    if (vmx) {
         put(state, 128, revision);
+        if (state.size() >= 8320)
+            put(state, 128 + 4096, revision | 1u << 31);
+    } else {
+        put(state, 128 + 0x10, std::uint32_t{1});
+        put(state, 128 + 0x58, std::uint32_t{1});
+    }
     for (const auto& entry : entries) {
         const auto* field =
             vmx ? kvm::nested::find_vmcs12_field(entry.field) : kvm::nested::find_vmcb12_field(entry.field);
@@ -242,7 +258,9 @@ class FakeKvm {
     int generation = 7;                                   ///< of the kernel: 4, 6 or 7
     std::optional<int> capacity;                          ///< instead of the vendor's
     std::optional<kvm::nested::IoctlResult> cpuid_result; ///< instead of success
-    std::uint32_t vmx_bit = 0, svm_bit = 0;               ///< set anyway
+    /// EAX of CPUID leaf 0x4000000a, as the vCPU supports it; none: a KVM without Hyper-V support
+    std::optional<std::uint32_t> evmcs_versions;
+    std::uint32_t vmx_bit = 0, svm_bit = 0; ///< set anyway
     bool no_cpuid_bits = false;
     std::optional<kvm::nested::IoctlResult> get_result, set_result; ///< instead of success
     std::optional<std::uint32_t> size_after_get;                    ///< instead of the truth
@@ -269,6 +287,9 @@ class FakeKvm {
             return {reinterpret_cast<std::uint64_t>(argument) == 157 ? nested_capacity() : generation > 4, 0};
         case 0xc008ae05: // KVM_GET_SUPPORTED_CPUID
             return fd == system_fd ? cpuid(static_cast<std::byte*>(argument)) : unknown(fd);
+        case 0xc008aec1: // KVM_GET_SUPPORTED_HV_CPUID
+            return fd == vcpu_fd && evmcs_versions ? hv_cpuid(static_cast<std::byte*>(argument))
+                                                   : unknown(fd);
         case 0xaea3: // KVM_GET_TSC_KHZ
             return fd == vcpu_fd ? kvm::nested::IoctlResult{0, 0} : unknown(fd);
         case 0xc080aebe:
@@ -312,6 +333,15 @@ class FakeKvm {
             {0x80000001, 0, 0, ~0u, ~0u, svm ? ~0u : ~(1u << 2), ~0u, 0, 0, 0},
         };
         const std::uint32_t count = 3;
+        std::memcpy(argument, &count, sizeof count);
+        std::memcpy(argument + 8, entries, sizeof entries);
+        return {0, 0};
+    }
+
+    inline kvm::nested::IoctlResult hv_cpuid(std::byte* argument) const noexcept {
+        const std::uint32_t entries[2][10] = {{0x40000000, 0, 0, 0x40000082},
+                                              {0x4000000a, 0, 0, *evmcs_versions}};
+        const std::uint32_t count = 2;
         std::memcpy(argument, &count, sizeof count);
         std::memcpy(argument + 8, entries, sizeof entries);
         return {0, 0};

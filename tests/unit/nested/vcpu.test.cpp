@@ -465,4 +465,34 @@ TEST_CASE("widening and narrowing keep the header of a state that nobody recogni
     }
 }
 
+// KVM_GET_NESTED_STATE between the SET of an enlightened VMCS and its first run spoils the vmcs12, and the
+// SET that failed may have come in between.
+TEST_CASE("the diagnosis of a failed SET asks for no state where enlightened VMCSs are enabled") {
+    FakeKvm kernel;
+    kernel.vendor = VendorId::vmx;
+    const kvm::nested::Vcpu vcpu{unit::host<Vmx>(kernel), kvm::nested::VcpuFd{unit::vcpu_fd},
+                                 kvm::nested::IoctlRef{kernel}};
+    const auto l2 = NestedState<Vmx>::parse(unit::vmx_l2());
+    REQUIRE(l2.has_value());
+    for (const int error_number : {EINVAL, EFAULT, ENOMEM}) {
+        kernel.set_result = IoctlResult{-1, error_number};
+        const auto fail = [&](std::optional<std::uint32_t> versions, const NestedState<Vmx>& state) {
+            kernel.evmcs_versions = versions;
+            kernel.calls.clear();
+            const auto set = vcpu.set_nested_state(state);
+            REQUIRE_FALSE(set.has_value());
+            return set.error();
+        };
+        CHECK(fail(0x0101, *l2).effect == Effect::undetermined);
+        CHECK(kernel.gets() == 0);
+        CHECK(fail(0x0101, NestedState<Vmx>{}).effect == Effect::unchanged); // fails before the teardown
+        CHECK(kernel.gets() == 0);
+        // Hyper-V support without them, and no Hyper-V support: nothing to spoil.
+        for (const auto versions : {std::optional<std::uint32_t>{0x80000}, std::optional<std::uint32_t>{}}) {
+            static_cast<void>(fail(versions, *l2));
+            CHECK(kernel.gets() == 1);
+        }
+    }
+}
+
 } // namespace

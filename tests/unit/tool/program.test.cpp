@@ -113,7 +113,7 @@ TEST_CASE("a state that no vCPU can be in is shown, and is trouble") {
     const auto shown = shell("$K show a");
     CHECK(shown.status == 2);
     CHECK(shown.text.contains("no vCPU can be in this state"));
-    CHECK(shown.text.contains("offset 0: "));
+    CHECK(shown.text.contains("; flags (offset 0)\n"));
     CHECK(shown.text.contains("vmcb_pa"));
 }
 

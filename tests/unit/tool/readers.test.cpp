@@ -207,7 +207,7 @@ TEST_CASE("JSON of this library is a state, other JSON is not") {
     CHECK(read->format == "JSON of kvm-nested");
     CHECK(read_any(of(kvm::nested::to_json(read->states[0].bytes)))->states[0].bytes
           == read->states[0].bytes);
-    CHECK(trouble(of("{\"a\": ")) == "6: this is not JSON");
+    CHECK(trouble(of("{\"vendor\": ")) == "11: this is not JSON");
     CHECK(!trouble(of("{}")).empty());
 }
 

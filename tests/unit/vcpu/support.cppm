@@ -63,6 +63,8 @@ inline Bytes l2_active(kvm::nested::VendorId vendor, std::uint16_t more_flags = 
     std::memcpy(bytes.data(), &header, sizeof header);
     if (vmx)
         std::memcpy(bytes.data() + 128, &kvm::nested::uapi::vmcs12_revision, 4);
+    if (!vmx) // the VMRUN intercept and an ASID, which KVM demands
+        bytes[128 + 0x10] = bytes[128 + 0x58] = std::byte{1};
     return bytes;
 }
 
