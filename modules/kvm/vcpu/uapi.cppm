@@ -256,6 +256,10 @@ inline constexpr std::uint32_t apic_bus_cycles_ns = 237; ///< VM; since Linux 6.
 namespace msr {
 inline constexpr std::uint32_t tsc = 0x10;
 inline constexpr std::uint32_t tsc_deadline = 0x6e0;
+inline constexpr std::uint32_t architecture_capabilities = 0x10a;  ///< IA32_ARCH_CAPABILITIES
+inline constexpr std::uint32_t machine_check_capabilities = 0x179; ///< IA32_MCG_CAP
+inline constexpr std::uint32_t last_branch_from = 0x1db, last_interrupt_to = 0x1de;
+inline constexpr std::uint32_t hyperv_scontrol = 0x4000'0080; ///< HV_X64_MSR_SCONTROL
 /// VMX capabilities that KVM derives from the others and from CPUID, and never lets one write (Intel SDM
 /// Vol. 3, Appendix A): pin-based, processor-based, exit and entry controls, CR0 and CR4 fixed to 1.
 inline constexpr std::array<std::uint32_t, 6> derived{0x481, 0x482, 0x483, 0x484, 0x487, 0x489};
@@ -276,6 +280,7 @@ inline constexpr unsigned long set_pit2 = nested::uapi::detail::iow(0xa0, sizeof
 inline constexpr unsigned long run = nested::uapi::detail::io(0x80); ///< vCPU, as all below
 inline constexpr unsigned long get_regs = nested::uapi::detail::ior(0x81, sizeof(Regs));
 inline constexpr unsigned long set_regs = nested::uapi::detail::iow(0x82, sizeof(Regs));
+inline constexpr unsigned long set_up_machine_checks = nested::uapi::detail::iow(0x9c, 8); ///< 8 bytes
 inline constexpr unsigned long get_msrs = nested::uapi::detail::iowr(0x88, 8);
 inline constexpr unsigned long set_msrs = nested::uapi::detail::iow(0x89, 8);
 inline constexpr unsigned long get_lapic = nested::uapi::detail::ior(0x8e, sizeof(Lapic));

@@ -6,6 +6,7 @@ module;
 #include <cstdint>
 #include <expected>
 #include <optional>
+#include <span>
 #include <string_view>
 #include <vector>
 export module kvm.vcpu:vcpu;
@@ -14,6 +15,7 @@ import :uapi;
 import :error;
 import :order;
 import :prepare;
+import :msrs;
 import :state;
 import :tsc;
 
@@ -31,7 +33,17 @@ struct RefusedMsr {
 
     /// The vCPU has that value anyway.
     constexpr bool harmless() const noexcept { return present == wanted; }
+    /// msr_name() of it.
+    inline std::string_view name() const noexcept { return msr_name(index); }
     constexpr bool operator==(const RefusedMsr&) const = default;
+};
+
+/// What save() may be told.
+struct SaveOptions {
+    /// Asked for once, for all vCPUs; nullptr: save() asks, with two ioctls and memory of its own.
+    const MsrLists* lists = nullptr;
+    /// MSRs besides those that KVM lists and those of unlisted_msrs. What cannot be read is left out.
+    std::span<const std::uint32_t> more_msrs = {};
 };
 
 /// What a restore that succeeded could not do. Whether that matters is the caller's to say.
@@ -40,7 +52,7 @@ struct RestoreReport {
     /// where there is no in-kernel APIC.
     std::vector<RefusedMsr> refused_msrs;
     /// Of uapi::msr::derived, which nobody can write: those that came out with another value than in the
-    /// state.
+    /// state. And IA32_MCG_CAP, where KVM_X86_SETUP_MCE refuses the value of the state.
     std::vector<RefusedMsr> derived_msrs;
     /// This host cannot run the guest's TSC at the frequency of the state.
     bool tsc_khz_refused = false;
@@ -91,7 +103,11 @@ class WholeVcpu {
     /// exit (has provided the data of an IN, for example). The vCPU can go on running afterwards.
     /// @return Errc::exit_pending: KVM wants another exit handled first;
     ///         Errc::not_prepared: a capability is off (detail), so that the state would not be whole
-    [[nodiscard]] std::expected<VcpuState, Error> save() const;
+    [[nodiscard]] std::expected<VcpuState, Error> save(const SaveOptions& options = {}) const;
+    /// The same into a state that is there already, whose memory is used again: the second save of a vCPU
+    /// allocates nothing, if the lists are known. After an error the state has no nested state, and so is
+    /// none.
+    [[nodiscard]] std::expected<void, Error> save(VcpuState& into, const SaveOptions& options = {}) const;
 
     /// Writes everything, in restore_order. The steps `capabilities` (checked, not switched on), `memory` and
     /// `first_run` are the caller's. The vCPU need not be fresh; see abandon().

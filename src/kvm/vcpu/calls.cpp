@@ -18,7 +18,7 @@ module kvm.vcpu;
 namespace kvm::vcpu::detail {
 namespace {
 
-/// The kernel's argument of KVM_GET_MSRS and KVM_SET_MSRS. It takes less than 256 at once.
+/// The kernel's argument of KVM_GET_MSRS and KVM_SET_MSRS, as large as it may be.
 struct MsrBlock {
     static constexpr std::size_t capacity = 255;
     std::uint32_t count;
@@ -104,28 +104,40 @@ std::expected<std::vector<std::uint32_t>, Error> VcpuCalls::msr_list(unsigned lo
 
 // Both ioctls stop at the first MSR that the vCPU does not let them have, and answer how many they have done.
 
-std::expected<std::vector<uapi::Msr>, Error>
-VcpuCalls::read_msrs(std::span<const std::uint32_t> indices) const {
-    std::vector<uapi::Msr> result;
-    result.reserve(indices.size());
-    while (!indices.empty()) {
+Result VcpuCalls::read_msrs(std::vector<uapi::Msr>& msrs) const {
+    std::size_t kept = 0;
+    for (std::size_t done = 0; done < msrs.size();) {
         MsrBlock block;
-        const auto count = std::min(indices.size(), MsrBlock::capacity);
+        const auto count = std::min(msrs.size() - done, MsrBlock::capacity);
         block.count = static_cast<std::uint32_t>(count);
         block.padding = 0;
-        for (std::size_t i = 0; i < count; ++i)
-            block.entries[i] = {.index = indices[i], .reserved = 0, .value = 0};
+        std::ranges::copy_n(msrs.begin() + static_cast<std::ptrdiff_t>(done),
+                            static_cast<std::ptrdiff_t>(count), block.entries.begin());
         const auto got = ioctl(vcpu.number, uapi::request::get_msrs, &block);
         if (got.value < 0)
             return std::unexpected(vcpu_failed(uapi::request::get_msrs, got));
         const auto read = static_cast<std::size_t>(got.value);
         if (read > count)
             return absurd(uapi::request::get_msrs, read);
-        for (std::size_t i = 0; i < read; ++i)
-            result.push_back({.index = indices[i], .reserved = 0, .value = block.entries[i].value});
-        indices = indices.subspan(std::min(read + 1, count)); // without the one it stopped at
+        for (std::size_t i = 0; i < read; ++i, ++kept)
+            msrs[kept] = {.index = msrs[done + i].index, .reserved = 0, .value = block.entries[i].value};
+        done += std::min(read + 1, count); // without the one it stopped at
     }
-    return result;
+    msrs.resize(kept);
+    return {};
+}
+
+std::expected<std::uint64_t, Error> VcpuCalls::read_tsc() const {
+    struct {
+        std::uint32_t count = 1, padding = 0;
+        uapi::Msr entry{.index = uapi::msr::tsc, .reserved = 0, .value = 0};
+    } block;
+    const auto got = ioctl(vcpu.number, uapi::request::get_msrs, &block);
+    if (got.value < 0)
+        return std::unexpected(vcpu_failed(uapi::request::get_msrs, got));
+    if (got.value != 1)
+        return absurd(uapi::request::get_msrs, static_cast<std::uint64_t>(got.value));
+    return block.entry.value;
 }
 
 std::expected<std::vector<std::size_t>, Error> VcpuCalls::write_msrs(std::span<const uapi::Msr> msrs) const {

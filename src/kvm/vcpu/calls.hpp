@@ -35,9 +35,10 @@ struct VcpuCalls {
 
     /// The indices that KVM_GET_MSR_INDEX_LIST or KVM_GET_MSR_FEATURE_INDEX_LIST gives.
     [[nodiscard]] std::expected<std::vector<std::uint32_t>, Error> msr_list(unsigned long request) const;
-    /// Those of the MSRs that the vCPU lets one read, in the order of `indices`.
-    [[nodiscard]] std::expected<std::vector<uapi::Msr>, Error>
-    read_msrs(std::span<const std::uint32_t> indices) const;
+    /// Reads the values of `msrs`. Those that the vCPU does not let one read are taken out.
+    [[nodiscard]] Result read_msrs(std::vector<uapi::Msr>& msrs) const;
+    /// L1's TSC, as the vCPU has it now.
+    [[nodiscard]] std::expected<std::uint64_t, Error> read_tsc() const;
     /// Writes what the vCPU takes. Answers the positions of what it refused.
     [[nodiscard]] std::expected<std::vector<std::size_t>, Error>
     write_msrs(std::span<const uapi::Msr> msrs) const;
@@ -60,6 +61,8 @@ struct Saving {
     Host<Any> host;
     const Requirements& promised;
     VcpuState& state;
+    const SaveOptions& options;
+    const MsrLists& lists;
 };
 
 struct Restoring {

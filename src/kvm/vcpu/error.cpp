@@ -149,6 +149,8 @@ void print(Text<Capacity>& text, const Detail& detail) {
     case Detail::Kind::msr:
         text << "; MSR ";
         text.hexadecimal(detail.value);
+        if (const auto known = msr_name(static_cast<std::uint32_t>(detail.value)); !known.empty())
+            text << " (" << known << ")";
         break;
     case Detail::Kind::exit_reason:
         text << "; exit reason ";

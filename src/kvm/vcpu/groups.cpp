@@ -215,7 +215,9 @@ Result restore_xsave(const Restoring& restoring) {
 
 /// And what the vCPU's VM turns out to have on, which KVM tells by the flags of the events alone.
 Result save_events(const Saving& saving) {
-    const auto& [calls, host, promised, state] = saving;
+    const auto& calls = saving.calls;
+    const auto& promised = saving.promised;
+    auto& state = saving.state;
     if (const auto got = calls.call(uapi::request::get_vcpu_events, &state.events); !got)
         return got;
     const struct {
@@ -320,14 +322,10 @@ Result restore_nested_state(const Restoring& restoring) {
     if (!deadline)
         return set(state);
     constexpr std::uint64_t cycles_per_unit = 32;
-    constexpr auto index = uapi::msr::tsc;
-    const auto tsc = restoring.calls.read_msrs({&index, 1});
+    const auto tsc = restoring.calls.read_tsc();
     if (!tsc)
         return std::unexpected(tsc.error());
-    if (tsc->empty())
-        return restoring.calls.absurd(uapi::request::get_msrs, 0);
-    const auto soonest =
-        (tsc->front().value + restoring.state.tsc_khz) / cycles_per_unit; // a millisecond ahead
+    const auto soonest = (*tsc + restoring.state.tsc_khz) / cycles_per_unit; // a millisecond ahead
     if (*deadline >= soonest)
         return set(state);
     const auto moved = with_deadline(state, soonest);

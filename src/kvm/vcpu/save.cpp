@@ -24,27 +24,40 @@ Result save_group(const Group& group, const Saving& saving) {
 
 } // namespace
 
-std::expected<VcpuState, Error> WholeVcpu::save() const {
-    std::expected<VcpuState, Error> result{std::in_place};
-    auto& state = *result;
-    state.vendor = host_.vendor();
-
+std::expected<void, Error> WholeVcpu::save(VcpuState& state, const SaveOptions& options) const {
     const auto calls = this->calls(Operation::save);
-    const Saving saving{calls, host_, requirements_, state};
+    state.vendor = host_.vendor();
     auto step = Step::pending_io;
     auto done = calls.complete_io();
-    for (const auto group : save_order) {
-        if (!done)
-            break;
-        step = group;
-        done = save_group(row(group).group, saving);
+    std::optional<MsrLists> asked;
+    if (done && options.lists == nullptr) {
+        step = Step::feature_msrs;
+        if (auto lists = MsrLists::ask(system_, ioctl_))
+            asked = *std::move(lists);
+        else
+            done = std::unexpected(lists.error());
+    }
+    if (done) {
+        const Saving saving{calls, host_, requirements_, state, options, asked ? *asked : *options.lists};
+        for (const auto group : save_order) {
+            if (!done)
+                break;
+            step = group;
+            done = save_group(row(group).group, saving);
+        }
     }
     if (!done) {
-        auto error = done.error();
-        error.operation = Operation::save; // whatever the lower floor was asked to do for it
-        error.step = step;
-        result = std::unexpected(error);
+        done.error().operation = Operation::save; // whatever the lower floor was asked to do for it
+        done.error().step = step;
+        state.nested.clear(); // half of it is no state
     }
+    return done;
+}
+
+std::expected<VcpuState, Error> WholeVcpu::save(const SaveOptions& options) const {
+    std::expected<VcpuState, Error> result{std::in_place};
+    if (const auto saved = save(*result, options); !saved)
+        result = std::unexpected(saved.error());
     return result;
 }
 

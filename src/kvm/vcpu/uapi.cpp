@@ -150,6 +150,7 @@ static_assert(KVM_GET_DEVICE_ATTR == request::get_device_attr
 static_assert(KVM_ENABLE_CAP == request::enable_cap);
 static_assert(KVM_RUN == request::run);
 static_assert(KVM_GET_REGS == request::get_regs && KVM_SET_REGS == request::set_regs);
+static_assert(KVM_X86_SETUP_MCE == request::set_up_machine_checks);
 static_assert(KVM_GET_MSRS == request::get_msrs && KVM_SET_MSRS == request::set_msrs);
 static_assert(KVM_GET_LAPIC == request::get_lapic && KVM_SET_LAPIC == request::set_lapic);
 static_assert(KVM_GET_CPUID2 == request::get_cpuid2 && KVM_SET_CPUID2 == request::set_cpuid2);

@@ -89,16 +89,6 @@ Result same_devices(const VcpuCalls& calls, const VmState& state) {
 
 // --- clock
 
-std::expected<std::uint64_t, Error> read_tsc(const VcpuCalls& calls) {
-    constexpr auto index = uapi::msr::tsc;
-    const auto tsc = calls.read_msrs({&index, 1});
-    if (!tsc)
-        return std::unexpected(tsc.error());
-    if (tsc->empty())
-        return calls.absurd(uapi::request::get_msrs, 0);
-    return tsc->front().value;
-}
-
 std::uint64_t now() {
     using namespace std::chrono;
     return static_cast<std::uint64_t>(nanoseconds{system_clock::now().time_since_epoch()}.count());
@@ -133,12 +123,12 @@ std::expected<VmClock, Error> read_clock_and_tsc(const VcpuCalls& calls, std::ui
     auto narrowest = ~std::uint64_t{0};
     for (int i = 0; i < tries; ++i) {
         uapi::Clock clock;
-        const auto before = read_tsc(calls);
+        const auto before = calls.read_tsc();
         if (!before)
             return std::unexpected(before.error());
         if (const auto got = read_clock(calls, clock); !got)
             return std::unexpected(got.error());
-        const auto after = read_tsc(calls);
+        const auto after = calls.read_tsc();
         if (!after)
             return std::unexpected(after.error());
         const auto from = *before - **offset, width = *after - *before;

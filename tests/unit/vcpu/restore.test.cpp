@@ -288,6 +288,26 @@ TEST_CASE("an MSR that is refused is reported, and the ones behind it are writte
         CHECK(target.msr[index] == std::uint64_t{index} * 1000 + 1);
 }
 
+TEST_CASE("banks for machine checks are set up as they were, and a host that cannot is reported") {
+    auto source = busy(VendorId::vmx);
+    source.machine_checks = 10 | 1 << 10;
+    const auto state = *whole(source).save();
+    auto same = source, target = busy(VendorId::vmx, 2);
+    REQUIRE(whole(target).restore(state).has_value());
+    CHECK(target.machine_checks == source.machine_checks);
+    REQUIRE(whole(same).restore(state).has_value());
+    CHECK_FALSE(same.called(request::set_up_machine_checks)); // it would clear what the banks hold
+    target.machine_checks = 0x20;
+    target.machine_checks_can_be_set_up = false;
+    const auto report = whole(target).restore(state);
+    REQUIRE(report.has_value());
+    const auto reported = std::ranges::find(report->derived_msrs, 0x179u, &kvm::vcpu::RefusedMsr::index);
+    REQUIRE(reported != report->derived_msrs.end());
+    CHECK(reported->name() == "IA32_MCG_CAP");
+    CHECK(reported->present == 0x20);
+    CHECK_FALSE(report->complete());
+}
+
 TEST_CASE("if every MSR is refused, every MSR is reported") {
     auto state = saved();
     state.msrs.clear();

@@ -84,6 +84,17 @@ struct FakeKvm {
     std::vector<std::uint32_t> msr_list, feature_list;
     std::map<std::uint32_t, std::uint64_t> msr;
     std::set<std::uint32_t> unreadable, refused;
+    std::uint64_t machine_checks = 0x20; ///< IA32_MCG_CAP: 32 banks, as KVM has it
+    bool machine_checks_can_be_set_up = true;
+    static constexpr bool is_machine_checks(std::uint32_t index) noexcept {
+        return index == kvm::vcpu::uapi::msr::machine_check_capabilities;
+    }
+    /// What a kernel has that it does not list.
+    inline void serve_unlisted_msrs() {
+        for (const auto& unlisted : kvm::vcpu::unlisted_msrs)
+            for (auto index = unlisted.first; index <= unlisted.last; index += unlisted.stride)
+                msr.try_emplace(index, std::uint64_t{index} * 3);
+    }
     bool keeps_cpuid_count = false; ///< KVM_GET_CPUID2 does not write the count back, as in Linux 6.1
     int tsc_khz = 2'000'000;
     std::optional<int> vm_tsc_khz; ///< KVM_GET_TSC_KHZ on the VM; none: a kernel that does not know it
@@ -303,6 +314,10 @@ struct FakeKvm {
                 std::memcpy(cpuid.data(), static_cast<std::byte*>(argument) + 8,
                             cpuid.size() * sizeof cpuid[0]);
             return {0, 0};
+        case request::set_up_machine_checks:
+            if (!machine_checks_can_be_set_up)
+                return {-1, EINVAL};
+            return take(machine_checks, argument);
         case request::get_msrs:
         case request::set_msrs:
             return msrs(number == request::set_msrs, argument);
@@ -427,14 +442,16 @@ struct FakeKvm {
         for (std::uint32_t i = 0; i < count; ++i, at += sizeof(kvm::vcpu::uapi::Msr)) {
             kvm::vcpu::uapi::Msr entry;
             std::memcpy(&entry, at, sizeof entry);
-            if (set ? refused.contains(entry.index)
-                    : unreadable.contains(entry.index) || !msr.contains(entry.index))
+            if (set ? refused.contains(entry.index) || is_machine_checks(entry.index)
+                    : unreadable.contains(entry.index)
+                          || (!msr.contains(entry.index) && !is_machine_checks(entry.index)))
                 return {static_cast<int>(i), 0};
             if (set)
                 msr[entry.index] = entry.value;
             entry.value = !set && entry.index == kvm::vcpu::uapi::msr::tsc && time_passes && tsc_offset
                               ? host_tsc() + *tsc_offset
-                              : msr[entry.index];
+                          : is_machine_checks(entry.index) ? machine_checks
+                                                           : msr[entry.index];
             std::memcpy(at, &entry, sizeof entry);
         }
         return {static_cast<int>(count), 0};
