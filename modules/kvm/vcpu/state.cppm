@@ -41,6 +41,7 @@ enum class Step : std::uint8_t {
     tsc_offset,
     lapic,
     msrs,
+    one_regs,
     xcrs,
     xsave,
     debugregs,
@@ -62,6 +63,9 @@ struct VcpuState {
     std::vector<uapi::CpuidEntry> cpuid;
     std::vector<uapi::Msr> feature_msrs; ///< capabilities: what the vCPU's CPUID does not tell
     std::vector<uapi::Msr> msrs;
+    /// What KVM_GET_REG_LIST says, since no other interface has it: the shadow-stack pointer, as of
+    /// Linux 7.3. Empty on older kernels, and for a guest without shadow stacks.
+    std::vector<uapi::OneReg> one_regs;
     std::uint32_t tsc_khz = 0; ///< 0: not known
     /// What L1's TSC is more than the host's, scaled: with VmClock, all TSCs of a VM. None: KVM does not
     /// tell.
@@ -110,6 +114,7 @@ struct Group {
     /// Whether a vCPU can have it: what the number of bytes does not tell. nullptr: whatever it is.
     bool (*valid)(const VcpuState&) = nullptr;
     std::size_t least = 0, most = 0; ///< elements, where the member is a vector
+    bool absent_if_empty = false;    ///< a vector that not every kernel fills
 
     // From the member, by of().
     bool optional = false;                 ///< not every vCPU has it
@@ -176,6 +181,10 @@ constexpr Group of(Group group) {
         static_assert(std::has_unique_object_representations_v<Element>);
         group.unit = sizeof(Element);
         group.present = [](const VcpuState&) { return true; };
+        if (group.absent_if_empty) {
+            group.optional = true;
+            group.present = [](const VcpuState& state) { return !(state.*Member).empty(); };
+        }
         group.bytes = [](const VcpuState& state) -> Bytes { return std::as_bytes(std::span{state.*Member}); };
         group.parse = [](Bytes bytes, VcpuState& state) -> Result {
             if (bytes.size() % sizeof(Element) != 0)
@@ -221,6 +230,8 @@ Result save_tsc_offset(const Saving&);
 Result restore_tsc_offset(const Restoring&);
 Result save_msrs(const Saving&);
 Result restore_msrs(const Restoring&);
+Result save_one_regs(const Saving&);
+Result restore_one_regs(const Restoring&);
 Result save_xcrs(const Saving&);
 Result restore_xcrs(const Restoring&);
 Result save_xsave(const Saving&);
@@ -352,6 +363,17 @@ inline constexpr std::array rows = std::to_array<Row>({
                                     .save = save_msrs,
                                     .valid = reserved_are_zero<&VcpuState::msrs>,
                                     .most = uapi::msr_limit})},
+    {.step = Step::one_regs,
+     .name = "one_regs",
+     .how = "KVM_SET_ONE_REG with what KVM_GET_REG_LIST says",
+     .reason = "needs CPUID; with L2 active the nested state takes L2's shadow-stack pointer from here",
+     .restore = restore_one_regs,
+     .group = of<&VcpuState::one_regs>({.section = 15,
+                                        .get = {request::get_one_reg, "KVM_GET_ONE_REG"},
+                                        .set = {request::set_one_reg, "KVM_SET_ONE_REG"},
+                                        .save = save_one_regs,
+                                        .most = uapi::one_reg_limit,
+                                        .absent_if_empty = true})},
     {.step = Step::xcrs,
      .name = "xcrs",
      .how = "KVM_SET_XCRS",

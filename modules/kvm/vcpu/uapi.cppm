@@ -133,6 +133,26 @@ struct Msr {
     constexpr bool operator==(const Msr&) const = default;
 };
 
+/// A register of KVM_GET_REG_LIST with its value.
+struct OneReg {
+    std::uint64_t id; ///< architecture, size, type and index, as KVM_REG_* make them
+    std::uint64_t value;
+
+    constexpr bool operator==(const OneReg&) const = default;
+};
+/// The size that an id tells, as a power of two of bytes.
+constexpr unsigned one_reg_size_log2(std::uint64_t id) noexcept {
+    return static_cast<unsigned>(id >> 52 & 0xf);
+}
+/// Many more registers than KVM lists on x86 (one in Linux 7.3).
+inline constexpr std::size_t one_reg_limit = 64;
+
+/// KVM_GET_ONE_REG, KVM_SET_ONE_REG (struct kvm_one_reg).
+struct OneRegAddress {
+    std::uint64_t id;
+    std::uint64_t address; ///< of the value in this process
+};
+
 /// KVM_GET_LAPIC (struct kvm_lapic_state): the register page of the local APIC, its first 1024 bytes.
 struct Lapic {
     std::array<std::byte, 1024> registers;
@@ -291,6 +311,9 @@ inline constexpr unsigned long get_mp_state = nested::uapi::detail::ior(0x98, si
 inline constexpr unsigned long set_mp_state = nested::uapi::detail::iow(0x99, sizeof(MpState));
 inline constexpr unsigned long get_vcpu_events = nested::uapi::detail::ior(0x9f, sizeof(VcpuEvents));
 inline constexpr unsigned long set_vcpu_events = nested::uapi::detail::iow(0xa0, sizeof(VcpuEvents));
+inline constexpr unsigned long get_one_reg = nested::uapi::detail::iow(0xab, sizeof(OneRegAddress));
+inline constexpr unsigned long set_one_reg = nested::uapi::detail::iow(0xac, sizeof(OneRegAddress));
+inline constexpr unsigned long get_reg_list = nested::uapi::detail::iowr(0xb0, 8);
 inline constexpr unsigned long get_debugregs = nested::uapi::detail::ior(0xa1, sizeof(DebugRegs));
 inline constexpr unsigned long set_debugregs = nested::uapi::detail::iow(0xa2, sizeof(DebugRegs));
 inline constexpr unsigned long set_tsc_khz = nested::uapi::detail::io(0xa2);

@@ -79,6 +79,7 @@ constexpr std::array requests = std::to_array<Name>({
     {uapi::request::enable_cap, "KVM_ENABLE_CAP"},
     {uapi::request::check_extension, "KVM_CHECK_EXTENSION"},
     {uapi::request::get_msr_index_list, "KVM_GET_MSR_INDEX_LIST"},
+    {uapi::request::get_reg_list, "KVM_GET_REG_LIST"},
     {uapi::request::get_msr_feature_index_list, "KVM_GET_MSR_FEATURE_INDEX_LIST"},
     {uapi::request::get_xsave, "KVM_GET_XSAVE"},
 });

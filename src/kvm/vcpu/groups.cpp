@@ -170,6 +170,45 @@ Result restore_tsc_offset(const Restoring& restoring) {
     return std::unexpected(calls.vcpu_failed(uapi::request::set_device_attr, set));
 }
 
+// --- one_regs
+
+/// Linux 6.1 and 6.12 do not know the list and say EINVAL; 7.3 lists nothing for a guest without shadow
+/// stacks.
+Result save_one_regs(const Saving& saving) {
+    const auto& calls = saving.calls;
+    auto& registers = saving.state.one_regs;
+    registers.clear();
+    struct {
+        std::uint64_t count = uapi::one_reg_limit;
+        std::array<std::uint64_t, uapi::one_reg_limit> ids; // not initialised
+    } list;
+    const auto listed = calls.ioctl(calls.vcpu.number, uapi::request::get_reg_list, &list);
+    if (listed.value < 0 && (listed.error_number == EINVAL || listed.error_number == ENOTTY))
+        return {};
+    if (list.count > list.ids.size()) // E2BIG, or nonsense
+        return calls.absurd(uapi::request::get_reg_list, list.count);
+    if (listed.value != 0)
+        return std::unexpected(calls.vcpu_failed(uapi::request::get_reg_list, listed));
+    for (const auto id : std::span{list.ids}.first(static_cast<std::size_t>(list.count))) {
+        if (uapi::one_reg_size_log2(id) > 3) // wider than 8 bytes: half of it would be lost
+            return calls.absurd(uapi::request::get_reg_list, id);
+        auto& added = registers.emplace_back(uapi::OneReg{.id = id, .value = 0});
+        uapi::OneRegAddress at{.id = id, .address = reinterpret_cast<std::uintptr_t>(&added.value)};
+        if (const auto got = calls.call(uapi::request::get_one_reg, &at); !got)
+            return got;
+    }
+    return {};
+}
+
+Result restore_one_regs(const Restoring& restoring) {
+    for (const auto& saved : restoring.state.one_regs) {
+        uapi::OneRegAddress at{.id = saved.id, .address = reinterpret_cast<std::uintptr_t>(&saved.value)};
+        if (const auto set = restoring.calls.call(uapi::request::set_one_reg, &at); !set)
+            return set;
+    }
+    return {};
+}
+
 // --- xcrs
 
 Result save_xcrs(const Saving& saving) {

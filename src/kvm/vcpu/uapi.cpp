@@ -157,6 +157,11 @@ static_assert(KVM_GET_CPUID2 == request::get_cpuid2 && KVM_SET_CPUID2 == request
 static_assert(KVM_GET_MP_STATE == request::get_mp_state && KVM_SET_MP_STATE == request::set_mp_state);
 static_assert(KVM_GET_VCPU_EVENTS == request::get_vcpu_events
               && KVM_SET_VCPU_EVENTS == request::set_vcpu_events);
+static_assert(sizeof(kvm_one_reg) == sizeof(OneRegAddress)
+              && offsetof(kvm_one_reg, addr) == offsetof(OneRegAddress, address));
+static_assert((KVM_REG_SIZE_MASK >> KVM_REG_SIZE_SHIFT) == 0xf && KVM_REG_SIZE_SHIFT == 52);
+static_assert(KVM_GET_ONE_REG == request::get_one_reg && KVM_SET_ONE_REG == request::set_one_reg);
+static_assert(KVM_GET_REG_LIST == request::get_reg_list);
 static_assert(KVM_GET_DEBUGREGS == request::get_debugregs && KVM_SET_DEBUGREGS == request::set_debugregs);
 static_assert(KVM_SET_TSC_KHZ == request::set_tsc_khz);
 static_assert(KVM_GET_XSAVE == request::get_xsave && KVM_SET_XSAVE == request::set_xsave);

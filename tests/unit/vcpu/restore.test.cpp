@@ -4,7 +4,9 @@
 #include <cstdint>
 #include <cstring>
 #include <expected>
+#include <map>
 #include <optional>
+#include <span>
 #include <string_view>
 #include <vector>
 
@@ -52,6 +54,8 @@ std::optional<Step> step_of(const FakeKvm& fake, const FakeKvm::Call& call, bool
         return Step::tsc;
     case request::set_device_attr:
         return Step::tsc_offset;
+    case request::set_one_reg:
+        return Step::one_regs;
     case request::set_xcrs:
         return Step::xcrs;
     case request::set_xsave:
@@ -87,6 +91,7 @@ unsigned long request_of(Step step) {
         {Step::lapic, request::set_lapic},
         {Step::tsc, request::set_tsc_khz},
         {Step::msrs, request::set_msrs},
+        {Step::one_regs, request::set_one_reg},
         {Step::xcrs, request::set_xcrs},
         {Step::xsave, request::set_xsave},
         {Step::debugregs, request::set_debugregs},
@@ -106,11 +111,22 @@ constexpr bool is_elsewhere(Step step) {
            || step == Step::first_run;
 }
 
+/// KVM's register of its own for the guest's shadow-stack pointer, 8 bytes.
+constexpr std::uint64_t shadow_stack_pointer = 0x2030'0003'0000'0000;
+
 /// With something to do in every step.
 VcpuState full_state() {
     auto source = busy(VendorId::vmx, 1);
     source.nested = unit::l2_active(VendorId::vmx, kvm::nested::uapi::state_flag::evmcs);
+    source.one_regs = {{shadow_stack_pointer, 1}};
     return *whole(source, {.enlightened_vmcs = true}).save();
+}
+
+/// A vCPU that takes it.
+FakeKvm full_target() {
+    auto target = busy(VendorId::vmx, 2);
+    target.one_regs = {{shadow_stack_pointer, 2}};
+    return target;
 }
 
 /// For the frequency that each fake has.
@@ -148,7 +164,7 @@ TEST_CASE("a vmcs12 that is restored onto a vCPU that was in L2 does not pay for
 }
 
 TEST_CASE("the ioctls come in restore_order") {
-    auto target = busy(VendorId::vmx, 2);
+    auto target = full_target();
     REQUIRE(whole(target, {.enlightened_vmcs = true}).restore(full_state(), shift).has_value());
     std::vector<Step> expected;
     for (const auto& ordered : kvm::vcpu::restore_order)
@@ -190,7 +206,7 @@ TEST_CASE("each failing ioctl gives an error with its step, and nothing follows 
     const auto state = full_state();
     for (const auto& [failing, step] : rows) {
         CAPTURE(name(step));
-        auto target = busy(VendorId::vmx, 2);
+        auto target = full_target();
         const auto vcpu = whole(target, {.enlightened_vmcs = true});
         target.failure = {.request = failing, .error_number = ENOMEM};
         const auto report = vcpu.restore(state);
@@ -230,7 +246,7 @@ TEST_CASE("behind the step that clears the nested state every error says that it
         const auto set = request_of(ordered.step);
         if (set == 0)
             continue;
-        auto target = busy(VendorId::vmx, 2);
+        auto target = full_target();
         const auto vcpu = whole(target, {.enlightened_vmcs = true});
         target.failure = {.request = set, .error_number = EINVAL};
         if (ordered.step == Step::nested_state)
@@ -254,7 +270,7 @@ TEST_CASE("behind the step that clears the nested state every error says that it
 TEST_CASE("up to that step an error says that the nested state is what it was") {
     const auto state = full_state();
     for (const auto failing : {request::get_vcpu_events, request::run}) {
-        auto target = busy(VendorId::vmx, 2);
+        auto target = full_target();
         const auto before = target.nested;
         const auto vcpu = whole(target, {.enlightened_vmcs = true});
         target.failure = {.request = failing, .error_number = EINVAL};
@@ -306,6 +322,44 @@ TEST_CASE("banks for machine checks are set up as they were, and a host that can
     CHECK(reported->name() == "IA32_MCG_CAP");
     CHECK(reported->present == 0x20);
     CHECK_FALSE(report->complete());
+}
+
+TEST_CASE("registers that only KVM_GET_REG_LIST has travel, and old kernels have none") {
+    auto source = busy(VendorId::vmx);
+    CHECK((*whole(source).save()).one_regs.empty());
+    source.one_regs = {{shadow_stack_pointer, 0x7fff'f000}, {shadow_stack_pointer + 1, 5}};
+    const auto state = *whole(source).save();
+    REQUIRE(state.one_regs.size() == 2);
+    unit::Bytes file;
+    const auto append = [&](std::span<const std::byte> bytes) -> std::expected<void, kvm::vcpu::Error> {
+        file.insert(file.end(), bytes.begin(), bytes.end());
+        return {};
+    };
+    REQUIRE(kvm::vcpu::encode(state, append).has_value());
+    const auto parsed = kvm::vcpu::parse_vcpu(file);
+    REQUIRE(parsed.has_value());
+    CHECK(parsed->state == state);
+
+    auto target = busy(VendorId::vmx, 2);
+    target.one_regs = {{shadow_stack_pointer, 0}, {shadow_stack_pointer + 1, 0}};
+    REQUIRE(whole(target).restore(state).has_value());
+    CHECK(target.one_regs == source.one_regs);
+
+    target.one_regs.reset();
+    const auto refused = whole(target).restore(state);
+    REQUIRE_FALSE(refused.has_value());
+    CHECK(refused.error().step == Step::one_regs);
+    CHECK(refused.error().message().view().contains("KVM_SET_ONE_REG"));
+}
+
+TEST_CASE("a register that is wider than its place, or a list without end, is not saved in half") {
+    auto source = busy(VendorId::vmx);
+    source.one_regs = {{shadow_stack_pointer + (std::uint64_t{1} << 52), 0}}; // 16 bytes
+    CHECK(whole(source).save().error().step == Step::one_regs);
+    source.one_regs.emplace();
+    for (std::uint64_t i = 0; i <= kvm::vcpu::uapi::one_reg_limit; ++i)
+        (*source.one_regs)[shadow_stack_pointer + i] = 0;
+    CHECK(whole(source).save().error().step == Step::one_regs);
 }
 
 TEST_CASE("if every MSR is refused, every MSR is reported") {

@@ -113,7 +113,9 @@ struct FakeKvm {
     std::uint64_t ticks = 0,
                   host_boot = 0; ///< microseconds since the host was switched on, and when that was
     std::uint64_t clock_offset = 0;
-    std::uint32_t clock_flags = 0xe;                ///< what KVM_GET_CLOCK sets
+    std::uint32_t clock_flags = 0xe; ///< what KVM_GET_CLOCK sets
+    /// Of KVM_GET_REG_LIST; none: a kernel without it.
+    std::optional<std::map<std::uint64_t, std::uint64_t>> one_regs;
     std::optional<std::uint64_t> tsc_offset = 5000; ///< none: a kernel without the attribute
     inline std::uint64_t host_tsc() const noexcept { return ticks * 2000; }
     inline std::uint64_t clock() const noexcept { return clock_offset + ticks * 1000; }
@@ -334,6 +336,30 @@ struct FakeKvm {
                 return {-1, ENXIO};
             auto* value = reinterpret_cast<void*>(static_cast<std::uintptr_t>(attribute.address));
             return number == request::get_device_attr ? give(value, *tsc_offset) : take(*tsc_offset, value);
+        }
+        case request::get_reg_list: {
+            if (!one_regs)
+                return {-1, EINVAL};
+            auto* at = static_cast<std::byte*>(argument);
+            std::uint64_t room;
+            std::memcpy(&room, at, 8);
+            const std::uint64_t count = one_regs->size();
+            std::memcpy(at, &count, 8);
+            if (count > room)
+                return {-1, E2BIG};
+            for (const auto& [id, value] : *one_regs)
+                std::memcpy(at += 8, &id, 8);
+            return {0, 0};
+        }
+        case request::get_one_reg:
+        case request::set_one_reg: {
+            kvm::vcpu::uapi::OneRegAddress reg;
+            take(reg, argument);
+            if (!one_regs || !one_regs->contains(reg.id))
+                return {-1, EINVAL};
+            auto* value = reinterpret_cast<void*>(static_cast<std::uintptr_t>(reg.address));
+            return number == request::get_one_reg ? give(value, (*one_regs)[reg.id])
+                                                  : take((*one_regs)[reg.id], value);
         }
         case request::get_regs:
             return give(argument, regs);
