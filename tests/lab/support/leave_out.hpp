@@ -77,6 +77,8 @@ class LeavingOut {
             return Step::lapic;
         case request_of::set_tsc_khz:
             return Step::tsc;
+        case request_of::set_one_reg:
+            return Step::one_regs;
         case request_of::set_xcrs:
             return Step::xcrs;
         case request_of::set_xsave:
