@@ -49,10 +49,17 @@ class Telling {
     std::string line_;
 };
 
+/// KVM shows user space each write of a guest to its SynIC's control MSRs, and expects nothing of it.
+inline bool is_synic_notice(const machine::Result<machine::Exit>& exit) {
+    return exit == machine::Exit{machine::OtherExit{KVM_EXIT_HYPERV}};
+}
+
 /// Runs to the next exit. A port write is answered; anything else ends the telling.
 inline std::optional<machine::PortOut> next_write(const Vm& vm, Telling& telling,
                                                   std::chrono::microseconds limit = patience) {
-    const auto exit = vm.machine.run(limit);
+    auto exit = vm.machine.run(limit);
+    while (is_synic_notice(exit))
+        exit = vm.machine.run(limit);
     if (!exit) {
         telling.end(exit.error().message());
         return std::nullopt;
@@ -77,9 +84,10 @@ inline Vm start(const Scenario& scenario) {
 }
 
 /// From the next exit to the end, without a migration.
-inline void follow(const Scenario& scenario, const Vm& vm, Telling& telling) {
+inline void follow(const Scenario& scenario, const Vm& vm, Telling& telling,
+                   std::chrono::microseconds limit = patience) {
     for (int i = 0; i < most_writes; ++i) {
-        const auto out = next_write(vm, telling);
+        const auto out = next_write(vm, telling, limit);
         if (!out)
             return;
         if (scenario.act)
@@ -117,8 +125,13 @@ struct Journey {
     }
 };
 
+/// A virtual machine to restore to.
+inline Vm destination(const Scenario& scenario, const Saved& saved) {
+    return bare_vm(scenario.machine, saved.state.requirements);
+}
+
 inline Vm moved(const Scenario& scenario, const Saved& saved) {
-    auto vm = bare_vm(scenario.machine, saved.state.requirements);
+    auto vm = destination(scenario, saved);
     restore(vm, saved);
     return vm;
 }
@@ -177,7 +190,7 @@ inline std::string told_without(const Scenario& scenario, StepSet left_out, std:
                                 std::uint32_t value) {
     auto [source, telling] = run_until(scenario, port, value);
     const auto saved = save(source);
-    const auto vm = bare_vm(scenario.machine, saved.state.requirements);
+    const auto vm = destination(scenario, saved);
     if (!left_out.contains(kvm::vcpu::Step::memory))
         put_memory(vm, saved.memory);
     if (const auto report = restore_without(left_out, vm, saved.state); !report) {
@@ -221,10 +234,11 @@ std::optional<Caught> caught(const Scenario& scenario, Wanted&& wanted, int atte
 }
 
 /// What a guest that was caught tells on the whole, having moved there.
-inline std::string told_after(const Scenario& scenario, const Caught& caught) {
+inline std::string told_after(const Scenario& scenario, const Caught& caught,
+                              std::chrono::microseconds limit = patience) {
     const auto vm = moved(scenario, caught.saved);
     auto telling = caught.telling;
-    follow(scenario, vm, telling);
+    follow(scenario, vm, telling, limit);
     return telling.line();
 }
 

@@ -99,7 +99,7 @@ TEST_CASE("an interrupt that is pending when L2 moves is an exit to L1, acknowle
         CHECK(pending.saved.phase() == kvm::nested::Phase::vmx_l2_active);
         CHECK(lab::told_after(scenario, pending) == told);
 
-        const auto vm = lab::vmx::destination(scenario, pending.saved);
+        const auto vm = lab::destination(scenario, pending.saved);
         lab::put_memory(vm, pending.saved.memory);
         must(lab::restore_without(kvm::vcpu::Step::lapic, vm, pending.saved.state));
         lab::follow(scenario, vm, telling);
@@ -144,7 +144,7 @@ TEST_CASE("a triple fault of L2 is an exit to L1, also one that is pending when 
     CHECK(pending.saved.state.events.triple_fault_pending == 1);
     CHECK(lab::told_after(scenario, pending) == "0x10:0x1 0x23:0x2 HLT");
 
-    const auto vm = lab::vmx::destination(scenario, pending.saved);
+    const auto vm = lab::destination(scenario, pending.saved);
     lab::put_memory(vm, pending.saved.memory);
     must(lab::restore_without(kvm::vcpu::Step::events, vm, pending.saved.state));
     lab::follow(scenario, vm, telling);

@@ -5,6 +5,7 @@
 #include "scenarios.hpp"
 
 #include "support/capture.hpp"
+#include "support/cpuid.hpp"
 
 TEST_SUITE_BEGIN("vmx");
 
@@ -13,35 +14,10 @@ namespace {
 using lab::must;
 using lab::Vm;
 
-constexpr std::uint32_t most_entries = 256;
-
-struct Cpuid { // kvm_cpuid2 with its entries
-    std::uint32_t count = most_entries, padding = 0;
-    std::array<kvm_cpuid_entry2, most_entries> entries{};
-};
-
-/// Gives the vCPU the CPUID of a Hyper-V host, in place of KVM's own.
-void be_hyperv(const Vm& vm) {
-    const int vcpu = vm.machine.vcpu_fd();
-    Cpuid present, hyperv;
-    lab::must_ioctl(vm.machine.system_fd(), KVM_GET_SUPPORTED_CPUID, &present, "KVM_GET_SUPPORTED_CPUID");
-    lab::must_ioctl(vcpu, KVM_GET_SUPPORTED_HV_CPUID, &hyperv, "KVM_GET_SUPPORTED_HV_CPUID");
-
-    constexpr std::uint32_t hypervisor_leaves = 0x4000'0000, of_which = 0xffff'ff00;
-    Cpuid together;
-    together.count = 0;
-    for (const auto& entry : std::span{present.entries}.first(present.count))
-        if ((entry.function & of_which) != hypervisor_leaves)
-            together.entries[together.count++] = entry;
-    for (const auto& entry : std::span{hyperv.entries}.first(hyperv.count))
-        together.entries[together.count++] = entry;
-    lab::must_ioctl(vcpu, KVM_SET_CPUID2, &together, "KVM_SET_CPUID2");
-}
-
 lab::Scenario enlightened_scenario(guests::Image image) {
     return {.image = image, .requirements = {.enlightened_vmcs = true}, .arrange = [](const Vm& vm) {
-                must(vm.whole().enable_capabilities()); // KVM_GET_SUPPORTED_HV_CPUID says so only then
-                be_hyperv(vm);
+                must(vm.whole().enable_capabilities());
+                lab::be_hyperv(vm.machine);
             }};
 }
 
@@ -57,7 +33,7 @@ namespace flag = kvm::nested::uapi::state_flag;
 
 /// Restores, and does not read back. (WholeVcpu::restore() does, and sets what it has spoilt once more.)
 Vm set_without_a_look(const lab::Scenario& scenario, const lab::Saved& saved) {
-    auto vm = lab::vmx::destination(scenario, saved);
+    auto vm = lab::destination(scenario, saved);
     lab::put_memory(vm, saved.memory);
     lab::check_report(must(vm.whole().restore(saved.state)));
     return vm;
@@ -136,6 +112,27 @@ TEST_CASE(
     static_cast<void>(must(healed.whole().nested().nested_state()));
     must(healed.whole().nested().set_nested_state(saved.state.nested));
     CHECK(story(healed) == told);
+}
+
+TEST_CASE("a SET that the kernel refuses does not spoil an enlightened state before its first run") {
+    if (!offered())
+        return;
+    const auto scenario = enlightened_scenario(IMAGE(vmx_enlightened));
+    auto [source, telling] = lab::run_until(scenario, guests::port::phase, 2);
+    const auto saved = lab::save(source);
+    const auto vm = set_without_a_look(scenario, saved);
+
+    // No guest has that much memory. Nothing but the vCPU's CPUID says so, and KVM looks before it touches
+    // anything: what remains is what the diagnosis of the failure does.
+    constexpr std::uint64_t beyond_memory = 1ull << 51;
+    lab::Bytes bytes{saved.state.nested.bytes().begin(), saved.state.nested.bytes().end()};
+    lab::store<std::uint64_t>(bytes, lab::vmx::vmxon_at, beyond_memory);
+    const auto beyond = must(kvm::nested::NestedStateBuffer::parse(bytes));
+    const auto refused = vm.whole().nested().set_nested_state(beyond);
+    REQUIRE_FALSE(refused);
+    CHECK(refused.error().code == kvm::nested::Errc::refused);
+    lab::follow(scenario, vm, telling);
+    CHECK(telling.line() == told);
 }
 
 TEST_CASE("an enlightened state is refused where the capability is off: by the library, and by the kernel") {

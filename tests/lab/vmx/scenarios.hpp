@@ -15,11 +15,6 @@ namespace lab::vmx {
 inline constexpr std::uint16_t exit_reason_port = 0x23, interrupts_port = 0x24, value_port = 0x27,
                                smi_port = 0x28;
 
-/// A virtual machine to restore to by hand.
-inline Vm destination(const Scenario& scenario, const Saved& saved) {
-    return bare_vm(scenario.machine, saved.state.requirements);
-}
-
 /// The view of a state whose L2 is active.
 inline kvm::nested::vmx::L2Active l2_of(const kvm::nested::NestedStateBuffer& state) {
     std::optional<kvm::nested::vmx::L2Active> view;

@@ -75,7 +75,7 @@ TEST_CASE("of an SMI in VMX operation without a current VMCS, KVM forgets the fl
 
     // KVM_SET_NESTED_STATE is done with a state of 128 bytes before it comes to the flags of SMM. Reading
     // back tells.
-    const auto vm = lab::vmx::destination(scenario, saved);
+    const auto vm = lab::destination(scenario, saved);
     lab::put_memory(vm, saved.memory);
     must(vm.whole().restore(saved.state));
     const auto same = vm.whole().nested().verify_nested_state(saved.state.nested);
@@ -103,7 +103,7 @@ TEST_CASE("of a vCPU in SMM the nested state is refused before the events, and t
     const auto scenario = smm_scenario(IMAGE(vmx_smm), guests::nested_paging);
     auto [source, telling] = lab::run_until(scenario, smi_port, 2);
     const auto saved = lab::save(source);
-    const auto vm = lab::vmx::destination(scenario, saved);
+    const auto vm = lab::destination(scenario, saved);
     lab::put_memory(vm, saved.memory);
     const auto early = lab::restore_without(kvm::vcpu::Step::events, vm, saved.state);
     REQUIRE_FALSE(early);
