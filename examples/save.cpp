@@ -9,7 +9,9 @@
 
 import kvm.nested;
 
-int failed(const kvm::nested::Error& error) {
+namespace nested = kvm::nested;
+
+int failed(const nested::Error& error) {
     std::println(stderr, "save: {}", error);
     return 1;
 }
@@ -18,17 +20,17 @@ int main() {
     const int system = open("/dev/kvm", O_RDWR | O_CLOEXEC);
     const int vcpu = ioctl(ioctl(system, KVM_CREATE_VM, 0), KVM_CREATE_VCPU, 0);
 
-    const auto host = kvm::nested::Host<kvm::nested::Any>::probe(kvm::nested::SystemFd{system});
+    const auto host = nested::Host<nested::Any>::probe(nested::SystemFd{system});
     if (!host)
         return failed(host.error());
-    const kvm::nested::Vcpu nested{*host, kvm::nested::VcpuFd{vcpu}};
+    const nested::Vcpu guest{*host, nested::VcpuFd{vcpu}};
 
-    const auto saved = nested.nested_state();
+    const auto saved = guest.nested_state();
     if (!saved)
         return failed(saved.error());
     std::println("saved: {}; {} bytes to carry", *saved, saved->bytes().size());
 
-    if (const auto put = nested.set_nested_state(*saved); !put)
+    if (const auto put = guest.set_nested_state(*saved); !put)
         return failed(put.error());
     std::println("put back: the vCPU holds it again");
 }
