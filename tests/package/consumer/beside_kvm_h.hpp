@@ -6,6 +6,7 @@
 #include <cstdlib>
 #include <expected>
 #include <new>
+#include <span>
 
 import kvm.nested;
 
@@ -22,7 +23,7 @@ int main() {
     raw.flags = KVM_STATE_NESTED_GIF_SET;
 
     const auto state = kvm::nested::NestedState<kvm::nested::Svm>::parse(
-        {reinterpret_cast<const std::byte*>(&raw), static_cast<std::size_t>(raw.size)});
+        std::span{reinterpret_cast<const std::byte*>(&raw), static_cast<std::size_t>(raw.size)});
     const bool right = entries[0].function == 1 && state
                        && state->phase() == kvm::nested::Phase::svm_outside_l2_gif_set
                        && kvm::nested::uapi::request::get_nested_state == KVM_GET_NESTED_STATE;
