@@ -30,8 +30,8 @@
 //     16   4  CRC-32 of the payload
 //     20   4  CRC-32 of bytes 0 to 19
 //
-// Types of a vCPU. All are mandatory and, but for lapic and tsc_offset, must be there, each once for each
-// vCPU; all sections of a vCPU come before those of the next. The layouts are those of :uapi.
+// Types of a vCPU. All are mandatory and, but for lapic, tsc_offset and one_regs, must be there, each once
+// for each vCPU; all sections of a vCPU come before those of the next. The layouts are those of :uapi.
 //      1  cpuid         CpuidEntry, 40 bytes each, at most 256
 //      2  feature_msrs  Msr, 16 bytes each, at most 4096; bytes 4 to 7 of each are zero
 //      3  msrs          the same
@@ -46,6 +46,7 @@
 //     12  lapic         1024 bytes; only where the interrupt controller is in the kernel
 //     13  nested_state  128 to 8320 bytes: what NestedStateBuffer::parse() takes, of the header's vendor
 //     14  tsc_offset    8 bytes; only where the kernel tells it
+//     15  one_regs      OneReg, 16 bytes each, at most 64; only where the kernel lists some
 //
 // Types of a VM. All are mandatory. They are in no file of a single vCPU, and clock is in every file of a VM.
 //     64  clock         64 bytes: VmClock
