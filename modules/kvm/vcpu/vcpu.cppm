@@ -104,8 +104,9 @@ class WholeVcpu {
     /// @return Errc::exit_pending: KVM wants another exit handled first;
     ///         Errc::not_prepared: a capability is off (detail), so that the state would not be whole
     [[nodiscard]] std::expected<VcpuState, Error> save(const SaveOptions& options = {}) const;
-    /// The same into a state that is there already, whose memory is used again. After an error the state has
-    /// no nested state, and so is none.
+    /// The same into a state that is there already, whose memory is used again: with SaveOptions::lists the
+    /// second save of a vCPU into it allocates nothing. After an error the state has no nested state, and so
+    /// is none.
     [[nodiscard]] std::expected<void, Error> save(VcpuState& into, const SaveOptions& options = {}) const;
 
     /// Writes everything, in restore_order. The steps `capabilities` (checked, not switched on), `memory` and
