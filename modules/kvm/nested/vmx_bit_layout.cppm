@@ -121,6 +121,7 @@ enum class EntryControl : std::uint8_t {
     load_cet_state = 20,
     load_guest_ia32_lbr_ctl = 21,
     load_pkrs = 22,
+    load_fred = 23,
 };
 
 /// VM-function controls (25.6.14): vm_function_control.
@@ -326,6 +327,7 @@ inline constexpr std::array entry_control_bits = std::to_array<NamedBits>({
     flag(vmx::EntryControl::load_cet_state, "load CET state"),
     flag(vmx::EntryControl::load_guest_ia32_lbr_ctl, "load guest IA32_LBR_CTL"),
     flag(vmx::EntryControl::load_pkrs, "load PKRS"),
+    flag(vmx::EntryControl::load_fred, "load FRED"),
 });
 inline constexpr BitLayout entry_controls = of_bits(entry_control_bits, 0x11fb);
 template <>

@@ -138,6 +138,8 @@ static_assert(
                                vmx::Interruptibility, vmx::PendingDebug, vmx::VmcsRevision>());
 static_assert(are_one_with_their_layouts<svm::ErapControl, svm::IntCtl, svm::IntState, svm::MiscCtl,
                                          svm::MiscCtl2, svm::Clean, svm::Event, svm::Attribute>());
+static_assert(are_one_with_their_layouts<vmx::FeatureControl, vmx::Basic, vmx::Misc, vmx::EptVpidCap,
+                                         vmx::Tertiary, vmx::SecondaryExitControl, svm::Feature>());
 constexpr std::make_integer_sequence<unsigned, 32> word;
 static_assert(!is_numbered_by<Cr0, 0>(bit_layout::cr4, word)
               && !is_numbered_by<Cr0, 1>(bit_layout::cr0, word));
