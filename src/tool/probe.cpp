@@ -23,50 +23,6 @@ struct Named {
     std::string_view name;
 };
 
-/// AMD APM Vol. 3, CPUID Fn8000_000A EDX.
-constexpr auto svm_features = std::to_array<Named>({
-    {0, "nested paging"},
-    {1, "LBR virtualization"},
-    {2, "SVM lock"},
-    {3, "next RIP saved"},
-    {4, "TSC rate MSR"},
-    {5, "VMCB clean bits"},
-    {6, "flush by ASID"},
-    {7, "decode assists"},
-    {10, "PAUSE intercept filter"},
-    {12, "PAUSE filter threshold"},
-    {13, "AVIC"},
-    {15, "virtual VMSAVE and VMLOAD"},
-    {16, "virtual GIF"},
-    {17, "guest mode execute trap"},
-    {18, "x2AVIC"},
-    {25, "virtual NMI"},
-    {28, "SVME address check"},
-});
-
-/// Intel SDM Vol. 3, appendix A.
-struct VmxCapability {
-    std::uint32_t msr;
-    std::string_view name;
-    const BitLayout* allowed = nullptr; ///< of the bits that may be 1: the upper half of the MSR
-};
-constexpr auto vmx_capabilities = std::to_array<VmxCapability>({
-    {0x480, "IA32_VMX_BASIC"},
-    {0x485, "IA32_VMX_MISC"},
-    {0x486, "IA32_VMX_CR0_FIXED0"},
-    {0x487, "IA32_VMX_CR0_FIXED1"},
-    {0x488, "IA32_VMX_CR4_FIXED0"},
-    {0x489, "IA32_VMX_CR4_FIXED1"},
-    {0x48a, "IA32_VMX_VMCS_ENUM"},
-    {0x48b, "IA32_VMX_PROCBASED_CTLS2", &bit_layout::secondary},
-    {0x48c, "IA32_VMX_EPT_VPID_CAP"},
-    {0x48d, "IA32_VMX_TRUE_PINBASED_CTLS", &bit_layout::pin_based},
-    {0x48e, "IA32_VMX_TRUE_PROCBASED_CTLS", &bit_layout::primary},
-    {0x48f, "IA32_VMX_TRUE_EXIT_CTLS", &bit_layout::exit_controls},
-    {0x490, "IA32_VMX_TRUE_ENTRY_CTLS", &bit_layout::entry_controls},
-    {0x491, "IA32_VMX_VMFUNC"},
-});
-
 constexpr auto capabilities = std::to_array<Named>({
     {KVM_CAP_EXCEPTION_PAYLOAD, "exception payload (a pending #PF or #DB travels whole)"},
     {218, "triple fault event (a triple fault that L1 intercepts travels)"}, // KVM_CAP_X86_TRIPLE_FAULT_EVENT
@@ -147,27 +103,36 @@ std::string module_says(VendorId vendor) {
     return file >> value ? std::format("{}, nested={}", module, value) : module;
 }
 
+/// What a bit means that is set in a capability.
+std::string_view what_set_means(CapabilityForm form) {
+    return form == CapabilityForm::features    ? ""
+           : form == CapabilityForm::must_be_1 ? "must be 1: "
+                                               : "may be 1: ";
+}
+
 void show_vmx(Output& out, const System& system) {
     out.heading("VMX capability MSRs that a vCPU gets by default");
-    for (const auto& capability : vmx_capabilities)
-        if (const auto value = system.feature_msr(capability.msr)) {
-            out << std::format("  {:#x} {:30} {:#018x}\n", capability.msr, capability.name, *value);
-            if (capability.allowed != nullptr) {
-                out << "        may be 1: ";
-                explain(*capability.allowed, *value >> 32,
-                        [&](std::string_view piece) noexcept { out << piece; });
-                out << "\n";
-            }
+    for (const auto& layout : capability_layouts) {
+        // The TRUE ones say more than those that they complete, and the lock bit of 3aH is not a capability.
+        if (!vmx::Capabilities::has_place_for(layout.index) || layout.true_index != 0)
+            continue;
+        if (const auto value = system.feature_msr(layout.index)) {
+            out << std::format("  {:#x} {:30} {:#018x}\n        {}", layout.index, layout.name, *value,
+                               what_set_means(layout.form));
+            explain(*layout.bit_layout, layout.form == CapabilityForm::controls ? *value >> 32 : *value,
+                    [&](std::string_view piece) noexcept { out << piece; });
+            out << "\n";
         }
+    }
 }
 
 void show_svm(Output& out, const System& system) {
     out.heading("SVM features that a vCPU can have (CPUID 8000000a EDX)");
-    const auto edx = system.supported_edx(0x8000'000a);
+    const auto edx = system.supported_edx(svm::Capabilities::function);
     out << std::format("  {:#010x}\n", edx);
-    for (const auto& [bit, name] : svm_features)
-        if ((edx >> bit & 1) != 0)
-            out << std::format("  {:2} {}\n", bit, name);
+    for (const auto& bits : bit_layout::svm_feature_bits)
+        if (bits.of(edx) != 0)
+            out << std::format("  {:2} {}\n", bits.first, bits.name);
 }
 
 void show_switches(Output& out, const System& system) {

@@ -14,12 +14,12 @@ struct MsrName {
     std::string_view name;
 };
 
-/// What a move between hosts is seen to lose most: capabilities, and what KVM makes up itself.
+/// What a move between hosts is seen to lose most, and what KVM makes up itself. The capability MSRs of VMX
+/// and IA32_FEATURE_CONTROL are in nested::capability_layouts.
 constexpr std::array names = std::to_array<MsrName>({
     {0x10, "IA32_TIME_STAMP_COUNTER"},
     {0x1b, "IA32_APIC_BASE"},
     {0x34, "MSR_SMI_COUNT"},
-    {0x3a, "IA32_FEATURE_CONTROL"},
     {0x3b, "IA32_TSC_ADJUST"},
     {0x48, "IA32_SPEC_CTRL"},
     {0x8b, "IA32_BIOS_SIGN_ID"},
@@ -40,26 +40,6 @@ constexpr std::array names = std::to_array<MsrName>({
     {0x345, "IA32_PERF_CAPABILITIES"},
     {0x38d, "IA32_FIXED_CTR_CTRL"},
     {0x38f, "IA32_PERF_GLOBAL_CTRL"},
-    {0x480, "IA32_VMX_BASIC"},
-    {0x481, "IA32_VMX_PINBASED_CTLS"},
-    {0x482, "IA32_VMX_PROCBASED_CTLS"},
-    {0x483, "IA32_VMX_EXIT_CTLS"},
-    {0x484, "IA32_VMX_ENTRY_CTLS"},
-    {0x485, "IA32_VMX_MISC"},
-    {0x486, "IA32_VMX_CR0_FIXED0"},
-    {0x487, "IA32_VMX_CR0_FIXED1"},
-    {0x488, "IA32_VMX_CR4_FIXED0"},
-    {0x489, "IA32_VMX_CR4_FIXED1"},
-    {0x48a, "IA32_VMX_VMCS_ENUM"},
-    {0x48b, "IA32_VMX_PROCBASED_CTLS2"},
-    {0x48c, "IA32_VMX_EPT_VPID_CAP"},
-    {0x48d, "IA32_VMX_TRUE_PINBASED_CTLS"},
-    {0x48e, "IA32_VMX_TRUE_PROCBASED_CTLS"},
-    {0x48f, "IA32_VMX_TRUE_EXIT_CTLS"},
-    {0x490, "IA32_VMX_TRUE_ENTRY_CTLS"},
-    {0x491, "IA32_VMX_VMFUNC"},
-    {0x492, "IA32_VMX_PROCBASED_CTLS3"},
-    {0x493, "IA32_VMX_EXIT_CTLS2"},
     {0x4d0, "IA32_MCG_EXT_CTL"},
     {0x570, "IA32_RTIT_CTL"},
     {0x6a0, "IA32_U_CET"},
@@ -104,6 +84,9 @@ static_assert(std::ranges::is_sorted(names, {}, &MsrName::index));
 } // namespace
 
 std::string_view msr_name(std::uint32_t index) noexcept {
+    if (const auto* capability = nested::find_capability(index);
+        capability != nullptr && capability->vendor == nested::VendorId::vmx)
+        return capability->name;
     const auto found = std::ranges::lower_bound(names, index, {}, &MsrName::index);
     if (found != names.end() && found->index == index)
         return found->name;
