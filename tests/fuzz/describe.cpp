@@ -26,6 +26,21 @@ void describe(std::span<const std::byte> state) {
     });
     fuzz::require(kvm::nested::difference(state, state, printable) == 0,
                   "a state does not differ from itself");
+    const auto vendor = kvm::nested::NestedStateView{state}.vendor();
+    for (const auto& feature : kvm::nested::feature_names) {
+        const auto usage = kvm::nested::used_by(feature, state);
+        printable(kvm::nested::name(usage));
+        fuzz::require(vendor || usage == kvm::nested::Usage::not_known, "of no state is nothing known");
+    }
+}
+
+/// The first 8 bytes as a value of each capability.
+void capabilities(std::span<const std::byte> input) {
+    std::uint64_t value = 0;
+    for (const auto byte : input.first(input.size() < 8 ? input.size() : 8))
+        value = value << 8 | std::to_integer<std::uint64_t>(byte);
+    for (const auto& layout : kvm::nested::capability_layouts)
+        kvm::nested::describe(layout, value, printable);
 }
 
 } // namespace
@@ -34,6 +49,7 @@ void describe(std::span<const std::byte> state) {
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
     const auto input = fuzz::bytes(data, size);
     describe(input);
+    capabilities(input);
     if (size < 2)
         return 0;
     const auto rest = input.subspan(1);

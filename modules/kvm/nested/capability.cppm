@@ -193,6 +193,14 @@ constexpr std::optional<bool> has_feature(const svm::Capabilities& of, const Fea
     return has_feature(*of.features, feature);
 }
 
+/// For argument-dependent look-up.
+namespace vmx {
+using nested::has_feature;
+}
+namespace svm {
+using nested::has_feature;
+}
+
 /// Tells what a value of a capability is, a line for each bit that has a name: the number of the bit, what
 /// it may be or whether it is there, the manual's name, QEMU's, and libvirt's where that is another. Bits
 /// that are set and have no name are in a line of their own.

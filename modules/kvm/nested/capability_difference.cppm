@@ -60,6 +60,14 @@ std::size_t capability_difference(const svm::Capabilities& a, const svm::Capabil
 void describe(const CapabilityDifference& what, TextSink sink,
               const CapabilityDifferenceOptions& options = {}) noexcept;
 
+/// For argument-dependent look-up.
+namespace vmx {
+using nested::capability_difference;
+}
+namespace svm {
+using nested::capability_difference;
+}
+
 } // namespace kvm::nested
 
 namespace kvm::nested::detail {

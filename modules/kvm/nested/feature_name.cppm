@@ -4,8 +4,8 @@
 // "host doesn't support requested feature: MSR(48CH).vmx-ept-execonly [bit 0]". The manuals' names of the
 // same bits are in the layouts that find_capability() knows.
 //
-// QEMU's names are those of 7.2 and what 8.0 to 10.2 and its development added; libvirt takes them over and
-// has names of its own for four bits.
+// QEMU's names are those of 7.2 and what later versions added, up to "vmx-mbec" and "gmet"; libvirt takes
+// them over and has names of its own for four bits.
 module;
 #include <array>
 #include <cstddef>
@@ -177,6 +177,7 @@ consteval auto make_feature_names() {
         feature(svm, Feature::avic, "avic"),
         feature(svm, Feature::virtualized_vmload_and_vmsave, "v-vmsave-vmload"),
         feature(svm, Feature::virtual_gif, "vgif"),
+        feature(svm, Feature::gmet, "gmet"),
         feature(svm, Feature::virtual_nmi, "vnmi"),
         feature(svm, Feature::vmcb_address_check, "svme-addr-chk"),
     });

@@ -230,6 +230,7 @@ constexpr auto of_qemu_7_2 = std::to_array<std::string_view>({
 });
 /// And what later ones do.
 constexpr auto of_later_qemu = std::to_array<std::string_view>({
+    "gmet",
     "vmx-any-errcode",
     "vmx-enable-user-wait-pause",
     "vmx-entry-load-cet",

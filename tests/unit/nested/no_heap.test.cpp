@@ -137,6 +137,34 @@ void report(const auto& state) {
     CHECK(length != 0);
 }
 
+/// Two hosts that differ in everything, and a state.
+template <class Capabilities>
+void compare(const Capabilities& a, const Capabilities& b, const auto& state) {
+    std::size_t length = 0, answers = 0;
+    const auto sink = [&length](std::string_view piece) noexcept { length += piece.size(); };
+    const auto count =
+        capability_difference(a, b, [&](const kvm::nested::CapabilityDifference& what) noexcept {
+            answers += !name(used_by(what, state)).empty();
+            describe(what, sink);
+        });
+    CHECK(answers == count && std::exchange(length, 0) > count);
+    CHECK(capability_difference(a, b, sink) == count && length > count);
+}
+void capabilities(const auto& state) {
+    kvm::nested::vmx::Capabilities none, all;
+    std::size_t length = 0;
+    for (const auto& layout : kvm::nested::capability_layouts) {
+        none.set(layout.index, 0);
+        all.set(layout.index, ~std::uint64_t{0});
+        describe(layout, ~std::uint64_t{0}, [&](std::string_view piece) noexcept { length += piece.size(); });
+        CHECK(std::exchange(length, 0) != 0);
+    }
+    compare(none, all, state);
+    compare(kvm::nested::svm::Capabilities{0, 0}, kvm::nested::svm::Capabilities{~0u, ~0u}, state);
+    for (const auto& feature : kvm::nested::feature_names)
+        CHECK(!name(used_by(feature, state)).empty());
+}
+
 template <class V>
 void everything(kvm::nested::VendorId vendor) {
     Kernel kernel{vendor};
@@ -162,6 +190,7 @@ void everything(kvm::nested::VendorId vendor) {
     text(*state);
     text(state->phase());
     report(*state);
+    capabilities(*state);
 
     for (const int error_number : {EINVAL, ENOTTY, EBADF, EIO, EFAULT, ENOMEM, E2BIG, EPERM})
         for (const bool get : {true, false}) {
