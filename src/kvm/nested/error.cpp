@@ -8,23 +8,16 @@ module;
 #include <cstdint>
 #include <cstring>
 #include <optional>
-#include <string>
 #include <string_view>
 #include <system_error>
+
+#include "../causes.hpp"
 module kvm.nested;
 
 namespace kvm::nested {
 namespace {
 
-struct Cause {
-    Errc code;
-    std::string_view name;
-    std::string_view description;
-    std::string_view next_step;
-    std::errc condition{}; ///< what std::error_code compares equal to; 0: nothing
-};
-
-constexpr std::array causes = std::to_array<Cause>({
+constexpr std::array causes = std::to_array<detail::CauseRow<Errc>>({
     {Errc::not_supported, "not_supported", "this KVM does not offer nested state",
      "use Linux 4.20 or later on x86", std::errc::function_not_supported},
     {Errc::nesting_off, "nesting_off", "nesting is switched off on this host",
@@ -128,13 +121,7 @@ constexpr std::array causes = std::to_array<Cause>({
     {Errc::asid_zero, "asid_zero", "L2's ASID is 0 (S10)", "", std::errc::invalid_argument},
 });
 
-consteval bool causes_are_complete_and_in_order() {
-    for (std::size_t i = 0; i < causes.size(); ++i)
-        if (static_cast<std::size_t>(causes[i].code) != i + 1)
-            return false;
-    return causes.back().code == Errc::asid_zero;
-}
-static_assert(causes_are_complete_and_in_order());
+static_assert(detail::complete_and_in_order(causes, Errc::asid_zero));
 
 constexpr std::array operations = std::to_array<std::string_view>({
     "probe",
@@ -145,11 +132,6 @@ constexpr std::array operations = std::to_array<std::string_view>({
     "narrow",
 });
 static_assert(operations.size() == static_cast<std::size_t>(Operation::narrow));
-
-const Cause* find(Errc code) noexcept {
-    const auto index = static_cast<std::size_t>(code) - 1;
-    return index < causes.size() ? &causes[index] : nullptr;
-}
 
 DescriptorKind wanted_by(Operation operation) noexcept {
     return operation == Operation::probe ? DescriptorKind::system : DescriptorKind::vcpu;
@@ -287,33 +269,18 @@ Effect effect_of(Operation operation, int raw_result, int error_number, const Co
     return effect_on_vmx(*attempted, *found, error_number);
 }
 
-class Category final : public std::error_category {
-  public:
-    const char* name() const noexcept override { return "kvm.nested"; }
-    std::string message(int code) const override { return std::string{description(static_cast<Errc>(code))}; }
-    std::error_condition default_error_condition(int code) const noexcept override {
-        const auto* cause = find(static_cast<Errc>(code));
-        if (cause == nullptr || cause->condition == std::errc{})
-            return {code, *this};
-        return std::make_error_condition(cause->condition);
-    }
-};
-
 } // namespace
 
 std::string_view name(Errc code) noexcept {
-    const auto* cause = find(code);
-    return cause != nullptr ? cause->name : "?";
+    return detail::row_of(causes, code).name;
 }
 
 std::string_view description(Errc code) noexcept {
-    const auto* cause = find(code);
-    return cause != nullptr ? cause->description : "no known cause";
+    return detail::row_of(causes, code).description;
 }
 
 std::string_view next_step(Errc code) noexcept {
-    const auto* cause = find(code);
-    return cause != nullptr ? cause->next_step : "";
+    return detail::row_of(causes, code).next_step;
 }
 
 Text<96> describe_detail(DetailKind kind, std::uint64_t detail) noexcept {
@@ -345,30 +312,20 @@ Text<96> describe_detail(DetailKind kind, std::uint64_t detail) noexcept {
 }
 
 std::string_view name(Operation operation) noexcept {
-    const auto index = static_cast<std::size_t>(operation) - 1;
-    return index < operations.size() ? operations[index] : "?";
+    return detail::name_of(operations, operation);
 }
 
 Text<384> Error::message() const noexcept {
     Text<384> text;
     text << name(operation) << ": " << description(code);
-    if (raw_result < 0) {
-        text << " (" << errno_name(error_number) << ", errno ";
-        text.decimal(error_number) << ")";
-    } else if (raw_result > 0) {
-        text << " (returned ";
-        text.decimal(raw_result) << ")";
-    } else if (error_number != 0) {
-        text << " (" << errno_name(error_number) << ", errno ";
-        text.decimal(error_number) << ")";
-    }
+    detail::print_outcome(text, raw_result, error_number, errno_name(error_number));
     if (const auto about = describe_detail(detail_kind, detail); !about.view().empty())
         text << "; " << about;
     if (operation == Operation::set_nested_state) {
         text << "; " << kvm::nested::description(effect);
     }
-    if (const auto* cause = find(code); cause != nullptr && !cause->next_step.empty())
-        text << ". Next: " << cause->next_step;
+    if (const auto next = next_step(code); !next.empty())
+        text << ". Next: " << next;
     return text;
 }
 
@@ -479,7 +436,7 @@ Error classify(Operation operation, int raw_result, int error_number, const Cont
 }
 
 const std::error_category& error_category() noexcept {
-    static const Category category;
+    static const detail::CauseCategory<Errc, causes> category{"kvm.nested"};
     return category;
 }
 

@@ -5,23 +5,16 @@ module;
 #include <cstddef>
 #include <cstdint>
 #include <optional>
-#include <string>
 #include <string_view>
 #include <system_error>
+
+#include "../causes.hpp"
 module kvm.vcpu;
 
 namespace kvm::vcpu {
 namespace {
 
-struct CauseRow {
-    Errc code;
-    std::string_view name;
-    std::string_view description;
-    std::string_view next_step;
-    std::errc condition{}; ///< what std::error_code compares equal to; 0: nothing
-};
-
-constexpr std::array causes = std::to_array<CauseRow>({
+constexpr std::array causes = std::to_array<nested::detail::CauseRow<Errc>>({
     {Errc::not_prepared, "not_prepared", "a capability that must be on before the guest runs is off",
      "call prepare() when the VM is created"},
     {Errc::requirement_not_offered, "requirement_not_offered",
@@ -55,13 +48,7 @@ constexpr std::array causes = std::to_array<CauseRow>({
      std::errc::io_error},
 });
 
-consteval bool causes_are_complete_and_in_order() {
-    for (std::size_t i = 0; i < causes.size(); ++i)
-        if (static_cast<std::size_t>(causes[i].code) != i + 1)
-            return false;
-    return causes.back().code == Errc::file_not_synced;
-}
-static_assert(causes_are_complete_and_in_order());
+static_assert(nested::detail::complete_and_in_order(causes, Errc::file_not_synced));
 
 constexpr std::array operations = std::to_array<std::string_view>(
     {"prepare", "save", "restore", "abandon", "enable_capabilities", "first_run", "file"});
@@ -102,11 +89,6 @@ template <std::size_t N>
 std::string_view find(const std::array<Name, N>& names, std::uint64_t number) noexcept {
     const auto found = std::ranges::find(names, number, &Name::number);
     return found != names.end() ? found->name : "";
-}
-
-const CauseRow* find(Errc code) noexcept {
-    const auto index = static_cast<std::size_t>(code) - 1;
-    return index < causes.size() ? &causes[index] : nullptr;
 }
 
 std::string_view request_name(std::uint32_t request) noexcept {
@@ -185,38 +167,22 @@ std::string_view next_step_of(const Error& error) noexcept {
     return next_step(lower);
 }
 
-class Category final : public std::error_category {
-  public:
-    const char* name() const noexcept override { return "kvm.vcpu"; }
-    std::string message(int code) const override { return std::string{description(static_cast<Errc>(code))}; }
-    std::error_condition default_error_condition(int code) const noexcept override {
-        const auto* cause = find(static_cast<Errc>(code));
-        if (cause == nullptr || cause->condition == std::errc{})
-            return {code, *this};
-        return std::make_error_condition(cause->condition);
-    }
-};
-
 } // namespace
 
 std::string_view name(Errc code) noexcept {
-    const auto* cause = find(code);
-    return cause != nullptr ? cause->name : "?";
+    return nested::detail::row_of(causes, code).name;
 }
 
 std::string_view description(Errc code) noexcept {
-    const auto* cause = find(code);
-    return cause != nullptr ? cause->description : "no known cause";
+    return nested::detail::row_of(causes, code).description;
 }
 
 std::string_view next_step(Errc code) noexcept {
-    const auto* cause = find(code);
-    return cause != nullptr ? cause->next_step : "";
+    return nested::detail::row_of(causes, code).next_step;
 }
 
 std::string_view name(Operation operation) noexcept {
-    const auto index = static_cast<std::size_t>(operation) - 1;
-    return index < operations.size() ? operations[index] : "?";
+    return nested::detail::name_of(operations, operation);
 }
 
 std::string_view name(Cause cause) noexcept {
@@ -242,13 +208,7 @@ Text<512> Error::message() const noexcept {
     if (const auto ioctl = request_name(request); !ioctl.empty() && ioctl != name(operation))
         text << ", " << ioctl;
     text << ": " << description(cause);
-    if (raw_result < 0) {
-        text << " (" << errno_name(error_number) << ", errno ";
-        text.decimal(error_number) << ")";
-    } else if (raw_result > 0) {
-        text << " (returned ";
-        text.decimal(raw_result) << ")";
-    }
+    nested::detail::print_outcome(text, raw_result, error_number, errno_name(error_number));
     print(text, detail);
     if (effect != Effect::unchanged || operation == Operation::restore)
         text << "; " << nested::description(effect);
@@ -258,7 +218,7 @@ Text<512> Error::message() const noexcept {
 }
 
 const std::error_category& error_category() noexcept {
-    static const Category category;
+    static const nested::detail::CauseCategory<Errc, causes> category{"kvm.vcpu"};
     return category;
 }
 
