@@ -170,22 +170,30 @@ consteval FieldOfState in_header(std::string_view name) {
 consteval FieldOfState in_vmcb(std::string_view name) {
     return {Part::vmcb, find_vmcb12_field(name)};
 }
+consteval std::uint64_t reserved_in(const BitLayout& layout) {
+    return undefined_bits(layout, all_bits);
+}
+/// Of intercepts[4]: those of what the vCPU's CPUID can lack.
+constexpr std::uint64_t intercepts_of_features =
+    svm::mask(svm::Intercept::skinit) | svm::mask(svm::Intercept::rdtscp) | svm::mask(svm::Intercept::xsetbv)
+    | svm::mask(svm::Intercept::rdpru);
+constexpr std::uint64_t page_offset = uapi::page_size - 1;
 constexpr std::array rewritten_on_svm = std::to_array<RewrittenBits>({
-    {in_header("size"), all_bits},                 // slack behind the state is not kept
-    {in_vmcb("intercepts[4]"), 0x60c0},            // intercepts of what CPUID lacks (7.x)
-    {in_vmcb("intercepts[5]"), all_bits},          // likewise
-    {in_vmcb("iopm_base_pa"), 0xfff},              // page offset
-    {in_vmcb("msrpm_base_pa"), 0xfff},             // page offset
-    {in_vmcb("tlb_ctl"), all_bits},                // (7.x)
-    {in_vmcb("erap_ctl"), all_bits},               // (7.x)
-    {in_vmcb("int_vector"), ~std::uint64_t{0xff}}, // behind the vector of a virtual interrupt (7.x)
-    {in_vmcb("int_state"), ~std::uint64_t{1}},     // behind the interrupt shadow (7.x)
-    {in_vmcb("misc_ctl"), all_bits},               // nested paging that CPUID lacks (7.x)
-    {in_vmcb("event_inj"), 0x7fff'f000},           // reserved bits (7.x)
-    {in_vmcb("misc_ctl2"), all_bits},              // LBR virtualization, virtual VMLOAD and VMSAVE
-    {in_vmcb("efer"), 1u << 11},                   // EFER.NXE, without nested paging on the host
-    {in_vmcb("cr0"), 1u << 16},                    // CR0.WP, likewise
-    {in_vmcb("rflags"), 1u << 1},                  // always set
+    {in_header("size"), all_bits},                      // slack behind the state is not kept
+    {in_vmcb("intercepts[4]"), intercepts_of_features}, // (7.x)
+    {in_vmcb("intercepts[5]"), all_bits},               // likewise
+    {in_vmcb("iopm_base_pa"), page_offset},
+    {in_vmcb("msrpm_base_pa"), page_offset},
+    {in_vmcb("tlb_ctl"), all_bits},                                 // (7.x)
+    {in_vmcb("erap_ctl"), all_bits},                                // (7.x)
+    {in_vmcb("int_vector"), reserved_in(bit_layout::int_vector)},   // (7.x)
+    {in_vmcb("int_state"), ~mask(svm::IntState::interrupt_shadow)}, // (7.x)
+    {in_vmcb("misc_ctl"), all_bits},                                // nested paging that CPUID lacks (7.x)
+    {in_vmcb("event_inj"), reserved_in(bit_layout::svm_event)},     // (7.x)
+    {in_vmcb("misc_ctl2"), all_bits},   // LBR virtualization, virtual VMLOAD and VMSAVE
+    {in_vmcb("efer"), mask(Efer::nxe)}, // without nested paging on the host
+    {in_vmcb("cr0"), mask(Cr0::wp)},    // likewise
+    {in_vmcb("rflags"), bit_layout::rflags.always_ones},
 });
 
 /// Whether GET would show `found` after KVM had taken `attempted` in. Both have Svm::capacity bytes or more.

@@ -36,7 +36,8 @@ inline const machine::Machine& shared_l2() {
 }
 
 // Offsets in the header.
-inline constexpr std::size_t vmcb12_at = 8, gpat_at = 16;
+inline constexpr std::size_t vmcb12_at = kvm::nested::header_offset("hdr.svm.vmcb_pa"),
+                             gpat_at = kvm::nested::header_offset("hdr.svm.gpat");
 inline constexpr std::size_t state_size = 4224;
 
 } // namespace lab::svm

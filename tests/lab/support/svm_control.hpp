@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: MIT
 //
 // The control area in a nested state of SVM: read, and changed in a saved state for a negative control.
-// Offsets are those of the AMD APM Vol. 2, appendix B.
 //
 // Include it last, after svm.hpp and scenario.hpp.
 #pragma once
@@ -9,10 +8,14 @@
 namespace lab::svm {
 
 namespace control {
-inline constexpr std::size_t intercepts_word3 = 0x00c, int_ctl = 0x060, event_inj = 0x0a8;
+consteval std::size_t in_vmcb12(kvm::nested::Vmcb12Fields::Name name) {
+    return name.field().offset;
+}
+inline constexpr std::size_t intercepts_word3 = in_vmcb12("intercepts[3]"), int_ctl = in_vmcb12("int_ctl"),
+                             event_inj = in_vmcb12("event_inj");
 } // namespace control
 
-inline constexpr std::uint64_t event_valid = 0x8000'0000;
+inline constexpr std::uint64_t event_valid = kvm::nested::mask(kvm::nested::svm::Event::valid);
 
 template <class T>
 T control_field(const kvm::nested::NestedStateBuffer& state, std::size_t offset) {

@@ -24,8 +24,11 @@ inline kvm::nested::Vcpu<kvm::nested::Vmx> nested(const machine::Machine& machin
 // --- offsets
 
 // In the header.
-inline constexpr std::size_t vmxon_at = 8, vmcs12_at = 16, smm_flags_at = 24, vmx_flags_at = 28,
-                             deadline_at = 32;
+inline constexpr std::size_t vmxon_at = kvm::nested::header_offset("hdr.vmx.vmxon_pa"),
+                             vmcs12_at = kvm::nested::header_offset("hdr.vmx.vmcs12_pa"),
+                             smm_flags_at = kvm::nested::header_offset("hdr.vmx.smm.flags"),
+                             vmx_flags_at = kvm::nested::header_offset("hdr.vmx.flags"),
+                             deadline_at = kvm::nested::header_offset("hdr.vmx.preemption_timer_deadline");
 /// With a vmcs12, and with its shadow vmcs12, too.
 inline constexpr std::size_t state_size = 4224, state_size_with_shadow = 8320;
 inline constexpr std::size_t vmcs12_size = kvm::nested::uapi::vmcs12_size;
@@ -38,41 +41,122 @@ struct Field {
     std::uint16_t width; ///< bytes: 2, 4 or 8
 };
 
-/// By the kernel's names, but for the five control words.
+/// By the kernel's names, but for the revision and the five control words. Where they are says the library,
+/// which the kernel contradicts here if that is wrong.
 namespace field {
-inline constexpr Field revision{0, 4};
-inline constexpr Field abort{4, 4}, launch_state{8, 4};
-inline constexpr Field io_bitmap_a{40, 8}, io_bitmap_b{48, 8}, msr_bitmap{56, 8},
-    vm_exit_msr_store_addr{64, 8}, vm_exit_msr_load_addr{72, 8}, vm_entry_msr_load_addr{80, 8},
-    virtual_apic_page_addr{96, 8}, apic_access_addr{104, 8}, posted_intr_desc_addr{112, 8},
-    ept_pointer{120, 8}, vmcs_link_pointer{176, 8}, guest_ia32_debugctl{184, 8}, guest_ia32_pat{192, 8},
-    guest_ia32_efer{200, 8}, guest_ia32_perf_global_ctrl{208, 8}, guest_pdptr0{216, 8}, guest_bndcfgs{248, 8},
-    host_ia32_pat{256, 8}, host_ia32_efer{264, 8}, host_ia32_perf_global_ctrl{272, 8}, vmread_bitmap{280, 8},
-    vmwrite_bitmap{288, 8}, vm_function_control{296, 8}, eptp_list_address{304, 8}, pml_address{312, 8},
-    tsc_multiplier{328, 8};
-inline constexpr Field guest_linear_address{416, 8}, guest_cr0{424, 8}, guest_cr3{432, 8}, guest_cr4{440, 8},
-    guest_cs_base{456, 8}, guest_gdtr_base{512, 8}, guest_dr7{528, 8}, guest_rsp{536, 8}, guest_rip{544, 8},
-    guest_rflags{552, 8}, guest_pending_dbg_exceptions{560, 8}, host_cr0{584, 8}, host_cr3{592, 8},
-    host_cr4{600, 8}, host_fs_base{608, 8}, host_gs_base{616, 8}, host_tr_base{624, 8},
-    host_gdtr_base{632, 8}, host_idtr_base{640, 8}, host_ia32_sysenter_esp{648, 8},
-    host_ia32_sysenter_eip{656, 8}, host_rsp{664, 8}, host_rip{672, 8}, host_s_cet{680, 8}, host_ssp{688, 8},
-    host_ssp_tbl{696, 8}, guest_s_cet{704, 8}, guest_ssp{712, 8}, guest_ssp_tbl{720, 8};
-inline constexpr Field pin_controls{744, 4}, primary_controls{748, 4}, exception_bitmap{752, 4},
-    cr3_target_count{764, 4}, exit_controls{768, 4}, vm_exit_msr_store_count{772, 4},
-    vm_exit_msr_load_count{776, 4}, entry_controls{780, 4}, vm_entry_msr_load_count{784, 4},
-    vm_entry_intr_info_field{788, 4}, vm_entry_exception_error_code{792, 4}, vm_entry_instruction_len{796, 4},
-    tpr_threshold{800, 4}, secondary_controls{804, 4}, vm_exit_reason{812, 4},
-    vm_exit_instruction_len{832, 4}, guest_es_limit{840, 4}, guest_cs_limit{844, 4}, guest_ss_limit{848, 4},
-    guest_ds_limit{852, 4}, guest_fs_limit{856, 4}, guest_gs_limit{860, 4}, guest_ldtr_limit{864, 4},
-    guest_tr_limit{868, 4}, guest_es_ar_bytes{880, 4}, guest_cs_ar_bytes{884, 4}, guest_ss_ar_bytes{888, 4},
-    guest_ds_ar_bytes{892, 4}, guest_fs_ar_bytes{896, 4}, guest_gs_ar_bytes{900, 4},
-    guest_ldtr_ar_bytes{904, 4}, guest_tr_ar_bytes{908, 4}, guest_interruptibility_info{912, 4},
-    guest_activity_state{916, 4}, vmx_preemption_timer_value{928, 4};
-inline constexpr Field virtual_processor_id{960, 2}, posted_intr_nv{962, 2}, guest_intr_status{980, 2},
-    guest_es_selector{964, 2}, guest_cs_selector{966, 2}, guest_ss_selector{968, 2},
-    guest_ds_selector{970, 2}, guest_fs_selector{972, 2}, guest_gs_selector{974, 2},
-    guest_tr_selector{978, 2}, host_es_selector{982, 2}, host_cs_selector{984, 2}, host_ss_selector{986, 2},
-    host_ds_selector{988, 2}, host_fs_selector{990, 2}, host_gs_selector{992, 2}, host_tr_selector{994, 2};
+consteval Field in_vmcs12(kvm::nested::Vmcs12Fields::Name name) {
+    return {static_cast<std::uint16_t>(name.field().offset), static_cast<std::uint16_t>(name.field().size)};
+}
+inline constexpr Field revision = in_vmcs12("hdr");
+inline constexpr Field abort = in_vmcs12("abort");
+inline constexpr Field launch_state = in_vmcs12("launch_state");
+inline constexpr Field io_bitmap_a = in_vmcs12("io_bitmap_a");
+inline constexpr Field io_bitmap_b = in_vmcs12("io_bitmap_b");
+inline constexpr Field msr_bitmap = in_vmcs12("msr_bitmap");
+inline constexpr Field vm_exit_msr_store_addr = in_vmcs12("vm_exit_msr_store_addr");
+inline constexpr Field vm_exit_msr_load_addr = in_vmcs12("vm_exit_msr_load_addr");
+inline constexpr Field vm_entry_msr_load_addr = in_vmcs12("vm_entry_msr_load_addr");
+inline constexpr Field virtual_apic_page_addr = in_vmcs12("virtual_apic_page_addr");
+inline constexpr Field apic_access_addr = in_vmcs12("apic_access_addr");
+inline constexpr Field posted_intr_desc_addr = in_vmcs12("posted_intr_desc_addr");
+inline constexpr Field ept_pointer = in_vmcs12("ept_pointer");
+inline constexpr Field vmcs_link_pointer = in_vmcs12("vmcs_link_pointer");
+inline constexpr Field guest_ia32_debugctl = in_vmcs12("guest_ia32_debugctl");
+inline constexpr Field guest_ia32_pat = in_vmcs12("guest_ia32_pat");
+inline constexpr Field guest_ia32_efer = in_vmcs12("guest_ia32_efer");
+inline constexpr Field guest_ia32_perf_global_ctrl = in_vmcs12("guest_ia32_perf_global_ctrl");
+inline constexpr Field guest_pdptr0 = in_vmcs12("guest_pdptr0");
+inline constexpr Field guest_bndcfgs = in_vmcs12("guest_bndcfgs");
+inline constexpr Field host_ia32_pat = in_vmcs12("host_ia32_pat");
+inline constexpr Field host_ia32_efer = in_vmcs12("host_ia32_efer");
+inline constexpr Field host_ia32_perf_global_ctrl = in_vmcs12("host_ia32_perf_global_ctrl");
+inline constexpr Field vmread_bitmap = in_vmcs12("vmread_bitmap");
+inline constexpr Field vmwrite_bitmap = in_vmcs12("vmwrite_bitmap");
+inline constexpr Field vm_function_control = in_vmcs12("vm_function_control");
+inline constexpr Field eptp_list_address = in_vmcs12("eptp_list_address");
+inline constexpr Field pml_address = in_vmcs12("pml_address");
+inline constexpr Field tsc_multiplier = in_vmcs12("tsc_multiplier");
+inline constexpr Field guest_linear_address = in_vmcs12("guest_linear_address");
+inline constexpr Field guest_cr0 = in_vmcs12("guest_cr0");
+inline constexpr Field guest_cr3 = in_vmcs12("guest_cr3");
+inline constexpr Field guest_cr4 = in_vmcs12("guest_cr4");
+inline constexpr Field guest_cs_base = in_vmcs12("guest_cs_base");
+inline constexpr Field guest_gdtr_base = in_vmcs12("guest_gdtr_base");
+inline constexpr Field guest_dr7 = in_vmcs12("guest_dr7");
+inline constexpr Field guest_rsp = in_vmcs12("guest_rsp");
+inline constexpr Field guest_rip = in_vmcs12("guest_rip");
+inline constexpr Field guest_rflags = in_vmcs12("guest_rflags");
+inline constexpr Field guest_pending_dbg_exceptions = in_vmcs12("guest_pending_dbg_exceptions");
+inline constexpr Field host_cr0 = in_vmcs12("host_cr0");
+inline constexpr Field host_cr3 = in_vmcs12("host_cr3");
+inline constexpr Field host_cr4 = in_vmcs12("host_cr4");
+inline constexpr Field host_fs_base = in_vmcs12("host_fs_base");
+inline constexpr Field host_gs_base = in_vmcs12("host_gs_base");
+inline constexpr Field host_tr_base = in_vmcs12("host_tr_base");
+inline constexpr Field host_gdtr_base = in_vmcs12("host_gdtr_base");
+inline constexpr Field host_idtr_base = in_vmcs12("host_idtr_base");
+inline constexpr Field host_ia32_sysenter_esp = in_vmcs12("host_ia32_sysenter_esp");
+inline constexpr Field host_ia32_sysenter_eip = in_vmcs12("host_ia32_sysenter_eip");
+inline constexpr Field host_rsp = in_vmcs12("host_rsp");
+inline constexpr Field host_rip = in_vmcs12("host_rip");
+inline constexpr Field host_s_cet = in_vmcs12("host_s_cet");
+inline constexpr Field host_ssp = in_vmcs12("host_ssp");
+inline constexpr Field host_ssp_tbl = in_vmcs12("host_ssp_tbl");
+inline constexpr Field guest_s_cet = in_vmcs12("guest_s_cet");
+inline constexpr Field guest_ssp = in_vmcs12("guest_ssp");
+inline constexpr Field guest_ssp_tbl = in_vmcs12("guest_ssp_tbl");
+inline constexpr Field pin_controls = in_vmcs12("pin_based_vm_exec_control");
+inline constexpr Field primary_controls = in_vmcs12("cpu_based_vm_exec_control");
+inline constexpr Field exception_bitmap = in_vmcs12("exception_bitmap");
+inline constexpr Field cr3_target_count = in_vmcs12("cr3_target_count");
+inline constexpr Field exit_controls = in_vmcs12("vm_exit_controls");
+inline constexpr Field vm_exit_msr_store_count = in_vmcs12("vm_exit_msr_store_count");
+inline constexpr Field vm_exit_msr_load_count = in_vmcs12("vm_exit_msr_load_count");
+inline constexpr Field entry_controls = in_vmcs12("vm_entry_controls");
+inline constexpr Field vm_entry_msr_load_count = in_vmcs12("vm_entry_msr_load_count");
+inline constexpr Field vm_entry_intr_info_field = in_vmcs12("vm_entry_intr_info_field");
+inline constexpr Field vm_entry_exception_error_code = in_vmcs12("vm_entry_exception_error_code");
+inline constexpr Field vm_entry_instruction_len = in_vmcs12("vm_entry_instruction_len");
+inline constexpr Field tpr_threshold = in_vmcs12("tpr_threshold");
+inline constexpr Field secondary_controls = in_vmcs12("secondary_vm_exec_control");
+inline constexpr Field vm_exit_reason = in_vmcs12("vm_exit_reason");
+inline constexpr Field vm_exit_instruction_len = in_vmcs12("vm_exit_instruction_len");
+inline constexpr Field guest_es_limit = in_vmcs12("guest_es_limit");
+inline constexpr Field guest_cs_limit = in_vmcs12("guest_cs_limit");
+inline constexpr Field guest_ss_limit = in_vmcs12("guest_ss_limit");
+inline constexpr Field guest_ds_limit = in_vmcs12("guest_ds_limit");
+inline constexpr Field guest_fs_limit = in_vmcs12("guest_fs_limit");
+inline constexpr Field guest_gs_limit = in_vmcs12("guest_gs_limit");
+inline constexpr Field guest_ldtr_limit = in_vmcs12("guest_ldtr_limit");
+inline constexpr Field guest_tr_limit = in_vmcs12("guest_tr_limit");
+inline constexpr Field guest_es_ar_bytes = in_vmcs12("guest_es_ar_bytes");
+inline constexpr Field guest_cs_ar_bytes = in_vmcs12("guest_cs_ar_bytes");
+inline constexpr Field guest_ss_ar_bytes = in_vmcs12("guest_ss_ar_bytes");
+inline constexpr Field guest_ds_ar_bytes = in_vmcs12("guest_ds_ar_bytes");
+inline constexpr Field guest_fs_ar_bytes = in_vmcs12("guest_fs_ar_bytes");
+inline constexpr Field guest_gs_ar_bytes = in_vmcs12("guest_gs_ar_bytes");
+inline constexpr Field guest_ldtr_ar_bytes = in_vmcs12("guest_ldtr_ar_bytes");
+inline constexpr Field guest_tr_ar_bytes = in_vmcs12("guest_tr_ar_bytes");
+inline constexpr Field guest_interruptibility_info = in_vmcs12("guest_interruptibility_info");
+inline constexpr Field guest_activity_state = in_vmcs12("guest_activity_state");
+inline constexpr Field vmx_preemption_timer_value = in_vmcs12("vmx_preemption_timer_value");
+inline constexpr Field virtual_processor_id = in_vmcs12("virtual_processor_id");
+inline constexpr Field posted_intr_nv = in_vmcs12("posted_intr_nv");
+inline constexpr Field guest_intr_status = in_vmcs12("guest_intr_status");
+inline constexpr Field guest_es_selector = in_vmcs12("guest_es_selector");
+inline constexpr Field guest_cs_selector = in_vmcs12("guest_cs_selector");
+inline constexpr Field guest_ss_selector = in_vmcs12("guest_ss_selector");
+inline constexpr Field guest_ds_selector = in_vmcs12("guest_ds_selector");
+inline constexpr Field guest_fs_selector = in_vmcs12("guest_fs_selector");
+inline constexpr Field guest_gs_selector = in_vmcs12("guest_gs_selector");
+inline constexpr Field guest_tr_selector = in_vmcs12("guest_tr_selector");
+inline constexpr Field host_es_selector = in_vmcs12("host_es_selector");
+inline constexpr Field host_cs_selector = in_vmcs12("host_cs_selector");
+inline constexpr Field host_ss_selector = in_vmcs12("host_ss_selector");
+inline constexpr Field host_ds_selector = in_vmcs12("host_ds_selector");
+inline constexpr Field host_fs_selector = in_vmcs12("host_fs_selector");
+inline constexpr Field host_gs_selector = in_vmcs12("host_gs_selector");
+inline constexpr Field host_tr_selector = in_vmcs12("host_tr_selector");
 } // namespace field
 
 /// A field of the vmcs12 in a whole state.
@@ -87,31 +171,65 @@ inline void store(std::span<std::byte> state, Field field, std::uint64_t value) 
 
 // --- control bits (Intel SDM Vol. 3, 25.6 to 25.8)
 
+/// One of the library's, as a word of controls has it.
+consteval std::uint32_t control(auto bit) {
+    return static_cast<std::uint32_t>(kvm::nested::mask(bit));
+}
+
 namespace pin {
-inline constexpr std::uint32_t external_interrupts = 1u << 0, nmi = 1u << 3, virtual_nmis = 1u << 5,
-                               preemption_timer = 1u << 6, posted_interrupts = 1u << 7;
-}
+using Bit = kvm::nested::vmx::PinBased;
+inline constexpr auto external_interrupts = control(Bit::external_interrupt_exiting);
+inline constexpr auto nmi = control(Bit::nmi_exiting);
+inline constexpr auto virtual_nmis = control(Bit::virtual_nmis);
+inline constexpr auto preemption_timer = control(Bit::activate_vmx_preemption_timer);
+inline constexpr auto posted_interrupts = control(Bit::process_posted_interrupts);
+} // namespace pin
 namespace primary {
-inline constexpr std::uint32_t hlt = 1u << 7, tpr_shadow = 1u << 21, nmi_window = 1u << 22,
-                               io_bitmaps = 1u << 25, monitor_trap = 1u << 27, msr_bitmaps = 1u << 28,
-                               secondary_controls = 1u << 31;
-}
+using Bit = kvm::nested::vmx::Primary;
+inline constexpr auto hlt = control(Bit::hlt_exiting);
+inline constexpr auto tpr_shadow = control(Bit::use_tpr_shadow);
+inline constexpr auto nmi_window = control(Bit::nmi_window_exiting);
+inline constexpr auto io_bitmaps = control(Bit::use_io_bitmaps);
+inline constexpr auto monitor_trap = control(Bit::monitor_trap_flag);
+inline constexpr auto msr_bitmaps = control(Bit::use_msr_bitmaps);
+inline constexpr auto secondary_controls = control(Bit::activate_secondary_controls);
+} // namespace primary
 namespace secondary {
-inline constexpr std::uint32_t apic_accesses = 1u << 0, ept = 1u << 1, x2apic_mode = 1u << 4, vpid = 1u << 5,
-                               unrestricted_guest = 1u << 7, apic_registers = 1u << 8,
-                               virtual_interrupts = 1u << 9, vm_functions = 1u << 13, shadow_vmcs = 1u << 14,
-                               pml = 1u << 17, mode_based_execute = 1u << 22, tsc_scaling = 1u << 25;
-}
+using Bit = kvm::nested::vmx::Secondary;
+inline constexpr auto apic_accesses = control(Bit::virtualize_apic_accesses);
+inline constexpr auto ept = control(Bit::enable_ept);
+inline constexpr auto x2apic_mode = control(Bit::virtualize_x2apic_mode);
+inline constexpr auto vpid = control(Bit::enable_vpid);
+inline constexpr auto unrestricted_guest = control(Bit::unrestricted_guest);
+inline constexpr auto apic_registers = control(Bit::apic_register_virtualization);
+inline constexpr auto virtual_interrupts = control(Bit::virtual_interrupt_delivery);
+inline constexpr auto vm_functions = control(Bit::enable_vm_functions);
+inline constexpr auto shadow_vmcs = control(Bit::vmcs_shadowing);
+inline constexpr auto pml = control(Bit::enable_pml);
+inline constexpr auto mode_based_execute = control(Bit::mode_based_execute_control_for_ept);
+inline constexpr auto tsc_scaling = control(Bit::use_tsc_scaling);
+} // namespace secondary
 namespace exit {
-inline constexpr std::uint32_t host_64_bit = 1u << 9, load_perf_global_ctrl = 1u << 12,
-                               ack_interrupt = 1u << 15, load_pat = 1u << 19, save_efer = 1u << 20,
-                               load_efer = 1u << 21, save_preemption_timer = 1u << 22, load_cet = 1u << 28;
-}
+using Bit = kvm::nested::vmx::ExitControl;
+inline constexpr auto host_64_bit = control(Bit::host_address_space_size);
+inline constexpr auto load_perf_global_ctrl = control(Bit::load_ia32_perf_global_ctrl);
+inline constexpr auto ack_interrupt = control(Bit::acknowledge_interrupt_on_exit);
+inline constexpr auto load_pat = control(Bit::load_ia32_pat);
+inline constexpr auto save_efer = control(Bit::save_ia32_efer);
+inline constexpr auto load_efer = control(Bit::load_ia32_efer);
+inline constexpr auto save_preemption_timer = control(Bit::save_vmx_preemption_timer_value);
+inline constexpr auto load_cet = control(Bit::load_cet_state);
+} // namespace exit
 namespace entry {
-inline constexpr std::uint32_t load_debug_controls = 1u << 2, ia32e_guest = 1u << 9,
-                               load_perf_global_ctrl = 1u << 13, load_pat = 1u << 14, load_efer = 1u << 15,
-                               load_bndcfgs = 1u << 16, load_cet = 1u << 20;
-}
+using Bit = kvm::nested::vmx::EntryControl;
+inline constexpr auto load_debug_controls = control(Bit::load_debug_controls);
+inline constexpr auto ia32e_guest = control(Bit::ia_32e_mode_guest);
+inline constexpr auto load_perf_global_ctrl = control(Bit::load_ia32_perf_global_ctrl);
+inline constexpr auto load_pat = control(Bit::load_ia32_pat);
+inline constexpr auto load_efer = control(Bit::load_ia32_efer);
+inline constexpr auto load_bndcfgs = control(Bit::load_ia32_bndcfgs);
+inline constexpr auto load_cet = control(Bit::load_cet_state);
+} // namespace entry
 
 // --- capabilities
 
@@ -142,8 +260,18 @@ inline constexpr std::uint64_t vmxon_address = 0x1000, vmcs12_address = 0x2000, 
 /// A state with L2 active, 64-bit L1 and L2, L1 using EPT, for a vCPU with this one's capabilities: what KVM
 /// checks is right, and nothing more is set.
 inline Bytes built_l2(const machine::Machine& machine) {
-    constexpr std::uint64_t cr0_pe_et_ne_pg = 0x8000'0031, cr4_pae_vmxe = 0x2020, efer_lme_lma = 0x500,
-                            reset_pat = 0x0007'0406'0007'0406, data_rights = 0xc093, none = ~0ull;
+    using kvm::nested::mask, kvm::nested::Cr0, kvm::nested::Cr4, kvm::nested::Efer,
+        kvm::nested::vmx::AccessRight;
+    constexpr auto cr0 = mask(Cr0::pe, Cr0::et, Cr0::ne, Cr0::pg), cr4 = mask(Cr4::pae, Cr4::vmxe),
+                   efer = mask(Efer::lme, Efer::lma);
+    constexpr std::uint64_t code_type = 0xb, data_type = 0x3, busy_tss_type = 0xb;
+    constexpr auto code_rights =
+                       code_type | mask(AccessRight::s, AccessRight::p, AccessRight::l, AccessRight::g),
+                   data_rights =
+                       data_type | mask(AccessRight::s, AccessRight::p, AccessRight::db, AccessRight::g),
+                   tr_rights = busy_tss_type | mask(AccessRight::p), unusable = mask(AccessRight::unusable);
+    constexpr std::uint64_t reset_pat = 0x0007'0406'0007'0406, none = kvm::nested::uapi::no_address;
+    constexpr std::uint64_t four_levels = 3u << 3, write_back = 6; // Intel SDM Vol. 3, 25.6.11
     constexpr std::uint16_t cs = 0x08, data = 0x10, tr = 0x18;
     const std::pair<Field, std::uint64_t> values[] = {
         {field::revision, kvm::nested::uapi::vmcs12_revision},
@@ -155,13 +283,13 @@ inline Bytes built_l2(const machine::Machine& machine) {
         {field::exit_controls,
          adjusted(machine, msr::exit, exit::host_64_bit | exit::save_efer | exit::load_efer)},
         {field::entry_controls, adjusted(machine, msr::entry, entry::ia32e_guest | entry::load_efer)},
-        {field::ept_pointer, built_ept | 3u << 3 | 6u}, // four levels, write-back
+        {field::ept_pointer, built_ept | four_levels | write_back},
         {field::vmcs_link_pointer, none},
         {field::tsc_multiplier, std::uint64_t{1} << 48},
-        {field::host_cr0, cr0_pe_et_ne_pg},
+        {field::host_cr0, cr0},
         {field::host_cr3, 0x3000},
-        {field::host_cr4, cr4_pae_vmxe},
-        {field::host_ia32_efer, efer_lme_lma},
+        {field::host_cr4, cr4},
+        {field::host_ia32_efer, efer},
         {field::host_ia32_pat, reset_pat},
         {field::host_rsp, 0xf000},
         {field::host_rip, 0x9000},
@@ -172,13 +300,13 @@ inline Bytes built_l2(const machine::Machine& machine) {
         {field::host_fs_selector, data},
         {field::host_gs_selector, data},
         {field::host_tr_selector, tr},
-        {field::guest_cr0, cr0_pe_et_ne_pg},
+        {field::guest_cr0, cr0},
         {field::guest_cr3, 0x30000},
-        {field::guest_cr4, cr4_pae_vmxe},
-        {field::guest_ia32_efer, efer_lme_lma},
+        {field::guest_cr4, cr4},
+        {field::guest_ia32_efer, efer},
         {field::guest_ia32_pat, reset_pat},
-        {field::guest_dr7, 0x400},
-        {field::guest_rflags, 2},
+        {field::guest_dr7, kvm::nested::bit_layout::dr7.always_ones},
+        {field::guest_rflags, kvm::nested::bit_layout::rflags.always_ones},
         {field::guest_rip, built_rip},
         {field::guest_rsp, 0xe000},
         {field::guest_es_selector, data},
@@ -196,13 +324,13 @@ inline Bytes built_l2(const machine::Machine& machine) {
         {field::guest_gs_limit, 0xffff'ffff},
         {field::guest_tr_limit, 0x67},
         {field::guest_es_ar_bytes, data_rights},
-        {field::guest_cs_ar_bytes, 0xa09b},
+        {field::guest_cs_ar_bytes, code_rights},
         {field::guest_ss_ar_bytes, data_rights},
         {field::guest_ds_ar_bytes, data_rights},
         {field::guest_fs_ar_bytes, data_rights},
         {field::guest_gs_ar_bytes, data_rights},
-        {field::guest_ldtr_ar_bytes, 0x10000}, // unusable
-        {field::guest_tr_ar_bytes, 0x8b},
+        {field::guest_ldtr_ar_bytes, unusable},
+        {field::guest_tr_ar_bytes, tr_rights},
     };
     Bytes state(state_size);
     lab::store<std::uint16_t>(state, flags_at, kvm::nested::uapi::state_flag::guest_mode);
@@ -215,12 +343,14 @@ inline Bytes built_l2(const machine::Machine& machine) {
     return state;
 }
 
+/// In the first word of a VMCS, beside its revision (Intel SDM Vol. 3, 25.2).
+inline constexpr std::uint32_t shadow_indicator = 1u << 31;
+
 /// Where built_l2_with_shadow() has its shadow VMCS.
 inline constexpr std::uint64_t shadow_address = 0x7000;
 
 /// The same with VMCS shadowing: L1 gave L2 a VMCS of its own, which travels as a second page.
 inline Bytes built_l2_with_shadow(const machine::Machine& machine) {
-    constexpr std::uint32_t shadow_indicator = 1u << 31;
     auto state = built_l2(machine);
     state.resize(state_size_with_shadow);
     lab::store<std::uint32_t>(state, size_at, state_size_with_shadow);
@@ -236,7 +366,7 @@ inline Bytes built_l2_with_shadow(const machine::Machine& machine) {
 /// KVM_SET_NESTED_STATE looks at the first word of the shadow VMCS in guest memory.
 inline void place_shadow_vmcs(const machine::Machine& machine) {
     lab::store<std::uint32_t>(machine.memory(), shadow_address,
-                              kvm::nested::uapi::vmcs12_revision | 1u << 31);
+                              kvm::nested::uapi::vmcs12_revision | shadow_indicator);
 }
 
 /// Bytes of a vmcs12 that KVM fetches from L2's own VMCS only when somebody asks for them: the guest's
@@ -244,12 +374,15 @@ inline void place_shadow_vmcs(const machine::Machine& machine) {
 struct Range {
     std::uint16_t begin, end;
 };
+consteval Range from_to(kvm::nested::Vmcs12Fields::Name first, kvm::nested::Vmcs12Fields::Name last) {
+    return {static_cast<std::uint16_t>(first.field().offset), static_cast<std::uint16_t>(last.field().end())};
+}
 inline constexpr std::array fetched_late = std::to_array<Range>({
-    {448, 528}, // bases, GDTR, IDTR
-    {560, 568}, // pending debug exceptions
-    {840, 884}, // limits, ES rights
-    {892, 912}, // DS to TR rights
-    {964, 980}, // selectors
+    from_to("guest_es_base", "guest_idtr_base"),
+    from_to("guest_pending_dbg_exceptions", "guest_pending_dbg_exceptions"),
+    from_to("guest_es_limit", "guest_es_ar_bytes"),
+    from_to("guest_ds_ar_bytes", "guest_tr_ar_bytes"),
+    from_to("guest_es_selector", "guest_tr_selector"),
 });
 
 /// Takes the vCPU out of nested operation as if L2 had never been active. Where L2 was forced out, KVM still

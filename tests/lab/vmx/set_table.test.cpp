@@ -19,7 +19,7 @@ using lab::Change, lab::Where, lab::Into;
 using lab::fill, lab::fill_header, lab::flags, lab::format, lab::size;
 using lab::must;
 using namespace lab::vmx::field;
-using lab::vmx::Field;
+using lab::vmx::Field, lab::vmx::shadow_indicator;
 namespace pin = lab::vmx::pin;
 namespace primary = lab::vmx::primary;
 namespace secondary = lab::vmx::secondary;
@@ -162,7 +162,7 @@ constexpr lab::SetRow<Vmx> taken(const char* name, std::array<Change, 4> change,
 
 constexpr std::uint16_t payload = lab::header_size;
 constexpr std::uint64_t not_canonical = bit(63) | bit(12);
-constexpr std::uint32_t revision_12 = kvm::nested::uapi::vmcs12_revision, shadow_indicator = 1u << 31;
+constexpr std::uint32_t revision_12 = kvm::nested::uapi::vmcs12_revision;
 
 constexpr std::array rows = std::to_array<lab::SetRow<Vmx>>({
     // Header.
