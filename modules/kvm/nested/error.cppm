@@ -44,7 +44,7 @@ enum class Errc : std::uint8_t {
     buffer_too_small, ///< E2BIG: a kernel whose states are larger than its own capacity says
     refused,          ///< EINVAL: one of the kernel's checks; it does not say which
     entry_failed, ///< KVM_SET_NESTED_STATE returned a positive number: all checks passed, entering L2 failed
-    unexpected,   ///< an errno that this operation is not known to give
+    unexpected,   ///< an errno or a result that this operation is not known to give
     not_equivalent, ///< what the vCPU holds is not what was expected; detail: offset of the first difference
 
     // A state that no vCPU can be in. Errors of parse(); detail: offset of the field.

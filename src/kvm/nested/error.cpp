@@ -61,7 +61,7 @@ constexpr std::array causes = std::to_array<detail::CauseRow<Errc>>({
      "all checks passed and entering L2 failed (an illegal guest CR3, or a PERF_GLOBAL_CTRL that could not "
      "be loaded)",
      "restore all registers of the vCPU again, or give it up"},
-    {Errc::unexpected, "unexpected", "the kernel gave an errno that this operation is not known to give",
+    {Errc::unexpected, "unexpected", "the kernel gave an answer that this operation is not known to give",
      "report it with the kernel's version"},
     {Errc::not_equivalent, "not_equivalent", "the vCPU holds another nested state than expected",
      "look for a register write after KVM_SET_NESTED_STATE: it can drop the state silently"},

@@ -69,6 +69,12 @@ constexpr std::array requests = std::to_array<Name>({
     {uapi::request::get_reg_list, "KVM_GET_REG_LIST"},
     {uapi::request::get_msr_feature_index_list, "KVM_GET_MSR_FEATURE_INDEX_LIST"},
     {uapi::request::get_xsave, "KVM_GET_XSAVE"},
+    {uapi::request::get_clock, "KVM_GET_CLOCK"},
+    {uapi::request::set_clock, "KVM_SET_CLOCK"},
+    {uapi::request::get_irqchip, "KVM_GET_IRQCHIP"},
+    {uapi::request::set_irqchip, "KVM_SET_IRQCHIP"},
+    {uapi::request::get_pit2, "KVM_GET_PIT2"},
+    {uapi::request::set_pit2, "KVM_SET_PIT2"},
 });
 
 constexpr std::array capabilities = std::to_array<Name>({
@@ -159,12 +165,20 @@ std::string_view next_step_of(const Error& error) noexcept {
     if (const auto own = error.cause.own())
         return next_step(*own);
     const auto lower = *error.cause.lower();
-    if (!error.operation.own())
+    const auto operation = error.operation.own();
+    if (!operation || (lower != nested::Errc::refused && lower != nested::Errc::not_equivalent))
         return next_step(lower);
-    if (lower == nested::Errc::refused || lower == nested::Errc::not_equivalent)
+    switch (*operation) {
+    case Operation::prepare:
+        return "call prepare() when the VM is created, before its vCPUs";
+    case Operation::enable_capabilities:
+        return "call it for a new vCPU, with the interrupt controller in the kernel";
+    case Operation::restore:
         return "this host does not take the state as it was saved: compare its kernel, its CPU and the VM's "
                "capabilities with those where it was saved";
-    return next_step(lower);
+    default:
+        return next_step(nested::Errc::unexpected);
+    }
 }
 
 } // namespace
