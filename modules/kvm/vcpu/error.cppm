@@ -24,6 +24,7 @@ enum class Errc : std::uint8_t {
     requirement_differs,     ///< the state and the VM disagree about what must be alike
     exit_pending,            ///< KVM wants another exit to user space handled before the vCPU can be saved
     no_vcpu_group,           ///< a group that the vCPU must have is missing, or one that no vCPU can have
+    xsave_too_large,         ///< the XSAVE area has more in it than this VM's take; detail: their bytes
 
     // The file form.
     not_our_file,              ///< the magic is not there

@@ -113,9 +113,10 @@ class WholeVcpu {
     /// `first_run` are the caller's. The vCPU need not be fresh; see abandon().
     ///
     /// Before anything is touched: Errc::wrong_vendor, Errc::no_state, Errc::no_vcpu_group (detail: the
-    /// group), Errc::not_prepared and Errc::requirement_differs (detail: the capability). After any other
-    /// error the vCPU is half restored and must not run: restore again, or give it up. From the step
-    /// `clear_nested_state` on the effect of an error is Effect::nested_state_lost.
+    /// group), Errc::xsave_too_large (detail: what the VM takes), Errc::not_prepared and
+    /// Errc::requirement_differs (detail: the capability). After any other error the vCPU is half restored
+    /// and must not run: restore again, or give it up. From the step `clear_nested_state` on the effect of an
+    /// error is Effect::nested_state_lost.
     ///
     /// Without a TscShift the TSC goes on from where it stood when the vCPU was saved, at the moment of the
     /// restore: right for a VM with one vCPU. With it, all vCPUs of a VM keep one time; see WholeVm.

@@ -28,6 +28,12 @@ constexpr std::array causes = std::to_array<nested::detail::CauseRow<Errc>>({
      "handle the exit in the run page, run on, and save then"},
     {Errc::no_vcpu_group, "no_vcpu_group", "a group of registers is missing, or is one that no vCPU can have",
      "save the vCPU again"},
+    {Errc::xsave_too_large, "xsave_too_large",
+     "the XSAVE area of the state has more in it than this VM has room for",
+     "ask for the permission to use the same XSAVE features (ARCH_REQ_XCOMP_GUEST_PERM) before the first "
+     "vCPU, "
+     "or restore on a host that has them",
+     std::errc::function_not_supported},
 
     {Errc::not_our_file, "not_our_file", "this is not a saved vCPU", "pass a file that kvm.vcpu wrote"},
     {Errc::unknown_file_version, "unknown_file_version",

@@ -232,6 +232,8 @@ Result save_xsave(const Saving& saving) {
     const auto size = saving.calls.xsave_size();
     if (!size)
         return std::unexpected(size.error());
+    // KVM leaves alone what this vCPU's area does not take, and an earlier save may have been another vCPU's.
+    saving.state.xsave.resize(uapi::xsave_size);
     saving.state.xsave.resize(*size);
     return saving.calls.call(*size > uapi::xsave_size ? uapi::request::get_xsave2 : uapi::request::get_xsave,
                              saving.state.xsave.data());

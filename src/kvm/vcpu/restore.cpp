@@ -64,6 +64,20 @@ Result do_step(const Row& row, const Restoring& restoring) {
     return restoring.calls.set(row.group.set.number, row.group.bytes(restoring.state).data());
 }
 
+/// KVM_SET_XSAVE reads as much as a vCPU's area takes, and says nothing of what is left. Where that is zero,
+/// nothing is lost: the guest was permitted a feature and has not used it.
+Result check_xsave(const VcpuCalls& calls, std::span<const std::byte> saved) {
+    if (saved.size() <= uapi::xsave_size) // every vCPU takes that
+        return {};
+    const auto size = calls.xsave_size();
+    if (!size)
+        return std::unexpected(size.error());
+    const auto left = saved.subspan(std::min(*size, saved.size()));
+    if (std::ranges::all_of(left, [](std::byte byte) { return byte == std::byte{}; }))
+        return {};
+    return calls.fail(Errc::xsave_too_large, {Detail::Kind::bytes, *size});
+}
+
 } // namespace
 
 /// Whether the capabilities are really on. KVM tells by the flags of the events alone.
@@ -109,7 +123,9 @@ Result WholeVcpu::check(const VcpuState& state) const {
         return calls.fail(nested::Errc::wrong_vendor, group(Step::nested_state));
     if (const auto malformed = malformed_group(state))
         return calls.fail(Errc::no_vcpu_group, group(*malformed));
-    return compatible(Operation::restore, requirements_, state.requirements);
+    if (const auto fits = compatible(Operation::restore, requirements_, state.requirements); !fits)
+        return fits;
+    return check_xsave(calls, state.xsave);
 }
 
 std::expected<RestoreReport, Error> WholeVcpu::restore(const VcpuState& state) const {

@@ -522,13 +522,42 @@ TEST_CASE("the XSAVE area is as large as the target reads, whatever the state ha
             CAPTURE(size);
             CAPTURE(reads);
             state.xsave.assign(size, std::byte{0x5a});
+            const std::size_t taken = reads == 11008 ? 11008 : 4096;
+            // More is no more where it is zero: a guest with the permission to use AMX that has not used it.
+            std::fill(state.xsave.begin() + static_cast<std::ptrdiff_t>(std::min(size, taken)),
+                      state.xsave.end(), std::byte{});
             auto target = busy(VendorId::svm, 2);
             target.offered[cap::xsave2] = reads;
             REQUIRE(whole(target).restore(state).has_value());
-            const auto taken = std::span{target.xsave}.first(reads == 11008 ? 11008 : 4096);
-            for (std::size_t i = 0; i < taken.size(); ++i)
-                if (taken[i] != (i < size ? std::byte{0x5a} : std::byte{0}))
+            for (std::size_t i = 0; i < taken; ++i)
+                if (target.xsave[i] != (i < size ? std::byte{0x5a} : std::byte{0}))
                     FAIL("byte ", i);
+        }
+}
+
+TEST_CASE(
+    "an XSAVE area with more in it than the target has room for is refused before anything is touched") {
+    auto state = saved();
+    state.xsave.assign(11008, std::byte{});
+    for (const std::size_t used : {4096u, 11007u})
+        for (const int reads : {0, 4096, 8192}) {
+            if (used < static_cast<std::size_t>(reads))
+                continue;
+            CAPTURE(used);
+            CAPTURE(reads);
+            state.xsave[used] = std::byte{1};
+            auto target = busy(VendorId::svm, 2);
+            const auto vcpu = whole(target);
+            target.offered[cap::xsave2] = reads;
+            const auto report = vcpu.restore(state);
+            REQUIRE_FALSE(report.has_value());
+            CHECK(report.error().cause == Errc::xsave_too_large);
+            CHECK(report.error().detail.kind == kvm::vcpu::Detail::Kind::bytes);
+            CHECK(report.error().detail.value == static_cast<unsigned>(std::max(reads, 4096)));
+            CHECK(report.error().effect == Effect::unchanged);
+            CHECK(target.calls.size() == 1); // the question how large it is
+            CHECK(target.called(request::check_extension));
+            state.xsave[used] = std::byte{};
         }
 }
 

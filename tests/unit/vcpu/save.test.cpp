@@ -368,6 +368,19 @@ TEST_CASE("a large XSAVE area is read whole") {
     CHECK(std::ranges::equal(state->xsave, std::span{fake.xsave}.first(11008)));
 }
 
+TEST_CASE("what KVM leaves of a large XSAVE area is zero, whatever an earlier save had there") {
+    auto large = busy(VendorId::svm), small = busy(VendorId::svm, 2);
+    large.offered[cap::xsave2] = small.offered[cap::xsave2] = 11008;
+    small.xsave_area = 4096; // no AMX in its CPUID
+    VcpuState state;
+    REQUIRE(whole(large).save(state).has_value());
+    REQUIRE(whole(small).save(state).has_value());
+    REQUIRE(state.xsave.size() == 11008);
+    CHECK(std::ranges::equal(std::span{state.xsave}.first(4096), std::span{small.xsave}.first(4096)));
+    CHECK(std::ranges::all_of(std::span{state.xsave}.subspan(4096),
+                              [](std::byte byte) { return byte == std::byte{}; }));
+}
+
 TEST_CASE("without KVM_CAP_XSAVE2 the XSAVE area has 4096 bytes") {
     auto fake = busy(VendorId::svm);
     fake.offered.erase(cap::xsave2);

@@ -101,6 +101,7 @@ struct FakeKvm {
     kvm::vcpu::uapi::Regs regs{};
     kvm::vcpu::uapi::Sregs2 sregs{};
     Bytes xsave = Bytes(kvm::vcpu::uapi::xsave_limit);
+    std::size_t xsave_area = kvm::vcpu::uapi::xsave_limit; ///< what this vCPU's takes, of what the VM's may
     kvm::vcpu::uapi::Xcrs xcrs{};
     kvm::vcpu::uapi::DebugRegs debugregs{};
     kvm::vcpu::uapi::VcpuEvents events{};
@@ -374,7 +375,8 @@ struct FakeKvm {
             std::memcpy(argument, xsave.data(), 4096);
             return {0, 0};
         case request::get_xsave2:
-            std::memcpy(argument, xsave.data(), static_cast<std::size_t>(offered[cap::xsave2]));
+            std::memcpy(argument, xsave.data(),
+                        std::min(xsave_area, static_cast<std::size_t>(offered[cap::xsave2])));
             return {0, 0};
         case request::set_xsave: // as KVM: what this vCPU's area takes, not what the number says
             std::memcpy(xsave.data(), argument,
