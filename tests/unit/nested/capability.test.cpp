@@ -370,4 +370,28 @@ TEST_CASE("a control register's fixed bits, and bits that nobody knows, as text"
     CHECK(ept.contains("vmx-invept-single-context, libvirt: vmx-invvpid-single-context\n"));
 }
 
+TEST_CASE("no bit that processors have is unknown") {
+    struct Value {
+        std::uint32_t msr;
+        std::uint64_t value;
+    };
+    for (const auto& [msr, value] : std::to_array<Value>({{0x3a, 0x5},
+                                                          {0x480, 0x00da'0400'0000'0004},
+                                                          {0x482, 0xfff9'fffe'0401'e172},
+                                                          {0x485, 0x7004'c1e7},
+                                                          {0x486, 0x8000'0021},
+                                                          {0x488, 0x2000},
+                                                          {0x489, 0x37'27ff},
+                                                          {0x48a, 0x2e},
+                                                          {0x48c, 0x0000'0f01'0673'4141},
+                                                          {0x48d, 0x0000'007f'0000'0016},
+                                                          {0x48e, 0xfff9'fffe'0400'6172},
+                                                          {0x48f, 0x01ff'ffff'0003'6dfb},
+                                                          {0x490, 0x0003'ffff'0000'11fb},
+                                                          {0x491, 0x1}})) {
+        CAPTURE(msr);
+        CHECK_FALSE(text(*find_capability(msr), value).contains("undefined"));
+    }
+}
+
 } // namespace
