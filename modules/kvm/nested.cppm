@@ -10,8 +10,8 @@ export import :vendor;                // Vmx, Svm, Any, and what differs between
 export import :bit_layout;            // what the bits of a value mean
 export import :vmx_bit_layout;        // of vmcs12 fields
 export import :svm_bit_layout;        // of VMCB fields
+export import :capability_bit_layout; // of capabilities
 export import :capabilities;          // what a vCPU or a host can do in VMX or SVM
-export import :capability_bit_layout; // what the bits of that mean
 export import :field;                 // one field as data; a page by the names of its fields
 export import :header;                // the header, field by field
 export import :vmcs12;                // the vmcs12, field by field

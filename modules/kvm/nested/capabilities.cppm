@@ -10,7 +10,9 @@ module;
 #include <cstdint>
 #include <optional>
 export module kvm.nested:capabilities;
+import :bit_layout;
 import :vmx_bit_layout;
+import :capability_bit_layout;
 
 export namespace kvm::nested::vmx {
 
@@ -100,7 +102,7 @@ class Capabilities {
     template <Controls E>
     constexpr std::optional<AllowedSettings> allowed() const noexcept {
         auto value = (*this)[true_msr<E>()];
-        if (const auto given = (*this)[msr::basic]; !value && given && (*given >> 55 & 1) == 0)
+        if (const auto given = (*this)[msr::basic]; !value && given && !has(*given, Basic::true_control_msrs))
             value = (*this)[msr_of<E>()];
         return value ? std::optional{AllowedSettings::of(*value)} : std::nullopt;
     }

@@ -13,10 +13,11 @@ using detail::Writer;
 
 /// Numbers of which more is better. All others have to be the same: revisions, the rate of the
 /// VMX-preemption timer, the memory type and size of a VMCS region.
-bool more_is_better(const CapabilityLayout& layout, const NamedBits& bits) noexcept {
+bool more_is_better(const CapabilityLayout& layout, const NamedBits& named) noexcept {
     switch (layout.index) {
     case vmx::msr::misc:
-        return bits.first == 16 || bits.first == 25; // CR3-target count, MSR-list maximum
+        return named.first == bits(bit_layout::vmx_misc, "CR3-target count").first
+               || named.first == bits(bit_layout::vmx_misc, "MSR-list maximum").first;
     case vmx::msr::vmcs_enum:
     case vmx::msr::ept_vpid_cap: // maximum HLAT prefix size
     case svm::Capabilities::function:

@@ -3,10 +3,22 @@ module;
 #include <algorithm>
 #include <concepts>
 #include <cstdint>
+#include <optional>
+#include <span>
+#include <string_view>
 module kvm.nested;
 
 namespace kvm::nested {
 namespace {
+
+/// The number of a name: value_of(bit_layout::activity_states, "HLT").
+consteval std::uint64_t value_of(std::span<const NamedValue> values, std::string_view name) {
+    return std::ranges::find(values, name, &NamedValue::name)->value;
+}
+
+consteval std::uint64_t event(std::string_view type) {
+    return value_of(bit_layout::vmx_event_types, type);
+}
 
 constexpr Usage usage(bool uses) noexcept {
     return uses ? Usage::uses : Usage::does_not_use;
@@ -107,7 +119,7 @@ class OfVmcs12 {
         if (is(what, vmx::Basic::error_code_with_any_vector))
             return usage(injects_unusual_error_code());
         if (is(what, vmx::Basic::nested_exceptions)) {
-            constexpr std::uint64_t nested = 1u << 13; // of the interruption information
+            constexpr auto nested = std::uint64_t{1} << 13; // reserved without it: no other bit layout has it
             return usage(injects() && (event_ & nested) != 0);
         }
         return Usage::not_known;
@@ -134,20 +146,23 @@ class OfVmcs12 {
                                                                        : Usage::does_not_use;
         const auto activity = vmcs_["guest_activity_state"];
         if (is(what, vmx::Misc::hlt_activity_state))
-            return usage(activity == 1);
+            return usage(activity == value_of(bit_layout::activity_states, "HLT"));
         if (is(what, vmx::Misc::shutdown_activity_state))
-            return usage(activity == 2);
+            return usage(activity == value_of(bit_layout::activity_states, "shutdown"));
         if (is(what, vmx::Misc::wait_for_sipi_activity_state))
-            return usage(activity == 3);
+            return usage(activity == value_of(bit_layout::activity_states, "wait-for-SIPI"));
         if (is(what, vmx::Misc::injection_with_instruction_length_0)) {
             const auto type = event_type();
-            return usage(injects() && type >= 4 && type <= 6 && vmcs_["vm_entry_instruction_len"] == 0);
+            const bool has_length = type == event("software interrupt") || type == event("software exception")
+                                    || type == event("privileged software exception");
+            return usage(injects() && has_length && vmcs_["vm_entry_instruction_len"] == 0);
         }
         return Usage::not_known;
     }
 
     Usage ept_or_vpid(const CapabilityDifference& what) const noexcept {
-        constexpr unsigned first_of_vpid = 32, first_of_hlat = 48;
+        constexpr auto first_of_vpid = static_cast<unsigned>(vmx::EptVpidCap::invvpid);
+        constexpr auto first_of_hlat = bits(bit_layout::ept_vpid_cap, "maximum HLAT prefix size").first;
         if (what.bits.first >= first_of_hlat)
             return has(primary_, vmx::Primary::activate_tertiary_controls) ? Usage::not_known
                                                                            : Usage::does_not_use;
@@ -164,9 +179,9 @@ class OfVmcs12 {
         if (is(what, EptVpidCap::page_walk_length_5))
             return usage(levels == 5);
         if (is(what, EptVpidCap::uc_ept_paging_structures))
-            return usage(memory_type == 0);
+            return usage(memory_type == value_of(bit_layout::ept_memory_types, "UC"));
         if (is(what, EptVpidCap::wb_ept_paging_structures))
-            return usage(memory_type == 6);
+            return usage(memory_type == value_of(bit_layout::ept_memory_types, "WB"));
         if (is(what, EptVpidCap::accessed_and_dirty_flags_for_ept))
             return usage(has(pointer, vmx::EptPointer::accessed_and_dirty_flags));
         if (is(what, EptVpidCap::supervisor_shadow_stack_control))
@@ -175,16 +190,17 @@ class OfVmcs12 {
     }
 
     bool injects() const noexcept { return has(event_, vmx::EntryEvent::valid); }
-    std::uint64_t event_type() const noexcept { return event_ >> 8 & 7; }
+    std::uint64_t event_type() const noexcept { return bits(bit_layout::entry_event, "").of(event_); }
     /// Against what the vector asks for (Intel SDM Vol. 3 section 27.2.1.3).
     bool injects_unusual_error_code() const noexcept {
-        if (!injects() || event_type() != 3)
+        if (!injects() || event_type() != event("hardware exception"))
             return false;
-        constexpr std::uint32_t with_error_code =
-            1u << 8 | 1u << 10 | 1u << 11 | 1u << 12 | 1u << 13 | 1u << 14 | 1u << 17;
+        constexpr auto with_error_code = mask(Exception::df, Exception::ts, Exception::np, Exception::ss,
+                                              Exception::gp, Exception::pf, Exception::ac);
+        const auto vector = bits(bit_layout::entry_event, "vector").of(event_);
         const bool real_mode =
             has(secondary_, vmx::Secondary::unrestricted_guest) && !has(vmcs_["guest_cr0"], Cr0::pe);
-        const bool usual = !real_mode && (with_error_code >> (event_ & 31) & 1) != 0;
+        const bool usual = !real_mode && vector < 32 && (with_error_code >> vector & 1) != 0;
         return has(event_, vmx::EntryEvent::deliver_error_code) != usual;
     }
 
@@ -211,7 +227,8 @@ Usage of_vmcb12(const CapabilityDifference& what, const Vmcb12Fields& vmcb) noex
         return usage(has(virtualization, svm::MiscCtl2::lbr_virtualization));
     case Feature::flush_by_asid: {
         const auto flush = vmcb["tlb_ctl"];
-        return usage(flush == 3 || flush == 7);
+        return usage(flush == value_of(bit_layout::tlb_controls, "flush this ASID")
+                     || flush == value_of(bit_layout::tlb_controls, "flush this ASID's non-global entries"));
     }
     case Feature::pmc_virtualization:
         return usage(has(virtualization, svm::MiscCtl2::pmc_virtualization));
