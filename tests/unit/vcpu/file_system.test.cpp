@@ -14,6 +14,7 @@
 #include <string>
 #include <string_view>
 #include <thread>
+#include <type_traits>
 #include <vector>
 
 #include <doctest/doctest.h>
@@ -51,6 +52,12 @@ using kvm::vcpu::Errc;
 using kvm::vcpu::Operation;
 using unit::Bytes;
 using unit::saved;
+
+// parse_vcpu(*read_file(path)) would leave the caller's sections in memory that is gone.
+using Span = std::span<const std::byte>;
+static_assert(std::is_convertible_v<const kvm::vcpu::FileBytes&, Span>);
+static_assert(!std::is_convertible_v<kvm::vcpu::FileBytes, Span>
+              && !std::is_convertible_v<const kvm::vcpu::FileBytes, Span>);
 
 /// A folder that vanishes.
 class Folder {
