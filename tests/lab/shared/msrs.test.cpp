@@ -120,7 +120,9 @@ TEST_CASE("a guest finds VM_CR again" * doctest::test_suite("svm")) {
 TEST_CASE("a guest finds IA32_DEBUGCTL again, which 6.1 does not list") {
     // Which of its bits KVM keeps depends on the processor, its CPUID and the capability MSRs.
     constexpr std::uint32_t debugctl = 0x1d9;
-    constexpr std::uint64_t freeze_in_smm = 1 << 14, bus_lock = 1 << 2, btf = 1 << 1, lbr = 1 << 0;
+    using kvm::nested::mask, kvm::nested::DebugCtl;
+    constexpr auto freeze_in_smm = mask(DebugCtl::freeze_while_smm), bus_lock = mask(DebugCtl::bld),
+                   btf = mask(DebugCtl::btf), lbr = mask(DebugCtl::lbr);
     const auto machine = lab::must(machine::Machine::create());
     for (const auto value : {freeze_in_smm, bus_lock, btf, lbr}) {
         if (!lab::set_msr(machine, debugctl, value) || lab::get_msr(machine, debugctl) != value)

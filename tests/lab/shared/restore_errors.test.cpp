@@ -17,7 +17,7 @@ struct Spoilt {
     Effect effect; ///< on the L2 that the vCPU was in
 };
 
-constexpr std::uint64_t efer_svme = 1 << 12, reserved_in_cr4 = 1ull << 63;
+constexpr std::uint64_t efer_svme = kvm::nested::mask(kvm::nested::Efer::svme), reserved_in_cr4 = 1ull << 63;
 
 /// What nothing but KVM_SET_NESTED_STATE finds: on SVM a vCPU that may not nest, on VMX a VMXON region beyond
 /// MAXPHYADDR. (The VMX bit of CPUID is frozen by the first run.)

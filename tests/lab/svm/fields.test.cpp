@@ -159,17 +159,18 @@ Masks intercepts_without_use() {
                 return (entry.*reg >> bit & 1) != 0;
         return false;
     };
+    using kvm::nested::svm::mask, kvm::nested::svm::Intercept;
     Masks masks{};
     if (!has(0x8000'0001, &kvm_cpuid_entry2::ecx, 12))
-        masks.word4 |= 1u << 6; // SKINIT
+        masks.word4 |= mask(Intercept::skinit);
     if (!has(0x8000'0001, &kvm_cpuid_entry2::edx, 27))
-        masks.word4 |= 1u << 7; // RDTSCP
+        masks.word4 |= mask(Intercept::rdtscp);
     if (!has(1, &kvm_cpuid_entry2::ecx, 26))
-        masks.word4 |= 1u << 13; // XSETBV
+        masks.word4 |= mask(Intercept::xsetbv);
     if (!has(0x8000'0008, &kvm_cpuid_entry2::ebx, 4))
-        masks.word4 |= 1u << 14; // RDPRU
+        masks.word4 |= mask(Intercept::rdpru);
     if (!has(7, &kvm_cpuid_entry2::ebx, 10))
-        masks.word5 |= 1u << 2; // INVPCID
+        masks.word5 |= mask(Intercept::invpcid);
     return masks;
 }
 

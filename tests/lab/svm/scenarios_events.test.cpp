@@ -75,7 +75,7 @@ TEST_CASE("an event that L1 injects comes exactly once, though L2 moves between 
 // --- virtual interrupts
 
 TEST_CASE("a virtual interrupt that L1 made pending with V_IRQ is taken once, when L2 sets IF") {
-    constexpr std::uint64_t v_irq = 0x100;
+    constexpr auto v_irq = kvm::nested::mask(kvm::nested::svm::IntCtl::v_irq);
     for (const auto flags : lab::paging_modes) {
         CAPTURE(flags);
         const lab::Scenario scenario{.image = IMAGE(svm_virtual_interrupt), .parameters = {.flags = flags}};

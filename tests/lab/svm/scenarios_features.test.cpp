@@ -74,7 +74,7 @@ TEST_CASE("a clear GIF moves, whether the processor has a virtual GIF for L1 or 
 }
 
 TEST_CASE("L2 moves with a GIF of its own that is clear, and with an interrupt that waits for it") {
-    constexpr std::uint32_t v_gif = 0x200;
+    constexpr auto v_gif = static_cast<std::uint32_t>(kvm::nested::mask(kvm::nested::svm::IntCtl::vgif));
     if (!offers(virtual_gif))
         return;
     for (const auto flags : lab::paging_modes) {

@@ -44,7 +44,7 @@ TEST_CASE(
     };
     CHECK(lab::told_undisturbed(scenario) == told(rounds, rounds));
 
-    constexpr std::uint64_t valid = 1u << 31;
+    constexpr auto valid = kvm::nested::mask(kvm::nested::vmx::EntryEvent::valid);
     lab::Bytes bytes;
     const auto injecting = [&](const kvm::nested::NestedStateBuffer& state) {
         bytes.assign(state.bytes().begin(), state.bytes().end());
