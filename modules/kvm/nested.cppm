@@ -21,6 +21,11 @@ export import :text;                  // text of fixed capacity, without a heap
 export import :effect;                // what became of a vCPU
 export import :error;                 // Errc, Operation, Error, classify()
 export import :ioctl;                 // descriptors as types, the seam to the kernel
+export import :destination;           // the vCPU that a state is to be set on, as far as it is known
+export import :rule;                  // what a rule of KVM_SET_NESTED_STATE is
+export import :state_case;            // what the rules of both vendors look at
+export import :vmx_rules;             // the rules of VMX, in the kernel's order
+export import :svm_rules;             // the rules of SVM
 export import :phase;                 // Phase and the tables that decide it
 export import :view;                  // phases as types, with the accessors that mean something there
 export import :state_view;            // NestedStateView: bytes that are somebody else's, recognised once
@@ -36,4 +41,5 @@ export import :feature_name;          // what QEMU and libvirt call a capability
 export import :capability;            // capability MSRs and CPUID.8000000AH as data, and as text
 export import :capability_difference; // what one host can do and the other cannot
 export import :capability_usage;      // and whether a state needs it
+export import :check;                 // which rules a state breaks on a destination
 export import :format;                // std::formatter

@@ -23,6 +23,7 @@ import :vmcs12;
 import :vmcb12;
 import :parts;
 import :error;
+import :vmx_rules;
 
 export namespace kvm::nested {
 
@@ -47,10 +48,6 @@ enum class Phase : std::uint8_t {
 };
 
 std::string_view name(Phase) noexcept;
-
-/// The first word of a shadow vmcs12.
-inline constexpr std::uint32_t shadow_vmcs12_revision =
-    uapi::vmcs12_revision | static_cast<std::uint32_t>(mask(vmx::VmcsRevision::shadow_vmcs));
 
 /// Whether a shadow vmcs12 belongs to this vmcs12 while L2 is active: L1 uses VMCS shadowing, and the link
 /// pointer leads somewhere.

@@ -1,0 +1,171 @@
+// SPDX-License-Identifier: MIT
+//
+// What a rule of KVM_SET_NESTED_STATE is, as data: what must hold, how it is decided, and what the kernel
+// does where it does not hold. The rules themselves are in :vmx_rules and :svm_rules.
+module;
+#include <array>
+#include <bit>
+#include <cstddef>
+#include <cstdint>
+#include <optional>
+#include <span>
+#include <string_view>
+export module kvm.nested:rule;
+import :uapi;
+import :vendor;
+import :field;
+import :header;
+import :vmcs12;
+import :vmcb12;
+import :parts;
+import :error;
+import :destination;
+
+export namespace kvm::nested {
+
+/// How sure it is that a rule that does not hold makes KVM_SET_NESTED_STATE fail.
+enum class Certainty : std::uint8_t {
+    fails,
+    may_fail, ///< something that the rule needs is not known
+    silent,   ///< it succeeds, and the vCPU is not what the state says
+};
+std::string_view name(Certainty) noexcept;
+
+/// What KVM_SET_NESTED_STATE comes back with.
+enum class Answer : std::uint8_t {
+    einval,
+    efault,
+    enomem,
+    positive, ///< 2, with errno untouched
+    success,
+};
+std::string_view name(Answer) noexcept;
+
+/// What the vCPU has after the failure.
+enum class Keeps : std::uint8_t {
+    unchanged,            ///< its nested state as it was
+    not_in_vmx_operation, ///< nothing: the old state is gone, VMX operation left
+    vmxon,                ///< VMX operation with the new VMXON address, no current VMCS
+    current_vmcs,         ///< VMX operation with the new addresses, L2 not active
+    overwritten,          ///< the same, and CR0, CR4, EFER, DR7 and RFLAGS of the vCPU are L2's
+    l2_active,            ///< the new state, L2 active
+};
+std::string_view description(Keeps) noexcept;
+
+/// What a rule looks at. The destination's part of it is what may be unknown.
+enum class Needs : std::uint16_t {
+    bytes = 0, ///< the state alone
+    kernel = 1 << 0,
+    nested = 1 << 1,
+    maxphyaddr = 1 << 2,
+    guest_cpuid = 1 << 3,
+    host_cpuid = 1 << 4,
+    capabilities = 1 << 5,
+    smm = 1 << 6,
+    registers = 1 << 7, ///< EFER, CR0, CR3 or CR4 of the vCPU
+    enlightened_vmcs = 1 << 8,
+    quirks = 1 << 9,
+    nested_paging = 1 << 10,
+    performance_counters = 1 << 11,
+    guest_memory = 1 << 12,
+    caller_memory = 1 << 13, ///< whether bytes behind the state can be read
+    kernel_memory = 1 << 14,
+    vendor = 1 << 15,
+};
+constexpr Needs operator|(Needs a, Needs b) noexcept {
+    return static_cast<Needs>(static_cast<unsigned>(a) | static_cast<unsigned>(b));
+}
+constexpr Needs operator&(Needs a, Needs b) noexcept {
+    return static_cast<Needs>(static_cast<unsigned>(a) & static_cast<unsigned>(b));
+}
+/// "the guest's MAXPHYADDR": of one of them, for "may fail, because ... is not known".
+std::string_view description(Needs) noexcept;
+
+/// How far the kernel has come when it looks at a rule. A rule of a later step is not reached by states that
+/// are done before.
+enum class Reached : std::uint8_t {
+    always,
+    vmx_operation, ///< the old state is gone, the VMXON address is set
+    vmcs12,        ///< `size` has room for a vmcs12
+    l2_active,     ///< GUEST_MODE
+    shadow_vmcs12, ///< the vmcs12 links to one
+    vmcb12,        ///< SVM: GUEST_MODE, and `size` has room for a VMCB
+};
+
+/// In which kernels a rule applies.
+struct Applies {
+    KernelVersion absent = {0, 0};    ///< the last one that was seen without it
+    KernelVersion present = {0, 0};   ///< the first one that was seen with it
+    KernelVersion gone = {0xffff, 0}; ///< the first one that was seen without it again
+    KernelVersion last = {0xffff, 0}; ///< the last one that was seen with it
+
+    constexpr Known in(const std::optional<KernelVersion>& kernel) const noexcept {
+        if (absent == KernelVersion{0, 0} && gone == KernelVersion{0xffff, 0})
+            return Known::yes;
+        if (!kernel)
+            return Known::unknown;
+        if (*kernel <= absent || *kernel >= gone)
+            return Known::no;
+        return *kernel >= present && *kernel <= last ? Known::yes : Known::unknown;
+    }
+};
+inline constexpr Applies everywhere{};
+inline constexpr Applies from_6_12{.absent = {6, 1}, .present = {6, 12}};
+inline constexpr Applies from_7{.absent = {6, 12}, .present = {7, 2}};
+inline constexpr Applies from_7_3{.absent = {7, 2}, .present = {7, 3}};
+inline constexpr Applies up_to_6_12{.gone = {7, 2}, .last = {6, 12}};
+
+/// What came of a rule.
+struct Judgement {
+    enum class Outcome : std::uint8_t { holds, violated, unknown };
+
+    Outcome outcome = Outcome::holds;
+    std::uint16_t offset = 0;     ///< of the field in the state
+    Needs missing = Needs::bytes; ///< what is not known
+    std::uint64_t bits = 0;       ///< the bits of the field that are wrong; 0: the value as a whole
+};
+
+constexpr Judgement holds{};
+
+/// The first that is violated; else the first that is unknown.
+template <class... More>
+constexpr Judgement all(Judgement first, More... more) noexcept {
+    for (const auto& next : {first, more...}) {
+        if (next.outcome == Judgement::Outcome::violated)
+            return next;
+        if (first.outcome == Judgement::Outcome::holds)
+            first = next;
+    }
+    return first;
+}
+/// A violation that nobody knows to be one, as the condition of the rule is not known.
+constexpr Judgement if_known(Known condition, Needs missing, Judgement judgement) noexcept {
+    if (condition == Known::no || judgement.outcome == Judgement::Outcome::holds)
+        return holds;
+    if (condition == Known::yes)
+        return judgement;
+    judgement.outcome = Judgement::Outcome::unknown;
+    if (judgement.missing == Needs::bytes)
+        judgement.missing = missing;
+    return judgement;
+}
+
+/// One rule.
+template <class Case>
+struct Rule {
+    std::string_view id;     ///< stable: X common, V VMX, C controls, H host state, G guest state, S SVM
+    std::string_view holds;  ///< what must hold, in one sentence
+    std::string_view fields; ///< that it is about, separated by ", ", as the kernel spells them
+    Needs needs;
+    Reached reached;
+    Keeps keeps;
+    std::string_view manual; ///< of Intel (SDM Vol. 3) or AMD (APM Vol. 2); empty: KVM's own
+    Judgement (*judge)(const Case&) noexcept;
+    Certainty certainty = Certainty::fails;
+    Answer answer = Answer::einval;
+    Applies applies = everywhere;
+    std::optional<Errc> cause = {}; ///< of parse(), which refuses a state that violates it
+    std::string_view advice = {};   ///< what to do; empty: the field is to be looked at
+};
+
+} // namespace kvm::nested

@@ -1,0 +1,264 @@
+// SPDX-License-Identifier: MIT
+//
+// What the rules of both vendors look at, and what they share: the header's first checks, addresses, control
+// registers.
+module;
+#include <algorithm>
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <optional>
+#include <span>
+#include <string_view>
+export module kvm.nested:state_case;
+import :uapi;
+import :vendor;
+import :bit_layout;
+import :field;
+import :header;
+import :error;
+import :destination;
+import :rule;
+
+export namespace kvm::nested {
+
+constexpr Known negation(Known value) noexcept {
+    return value == Known::yes ? Known::no : value == Known::no ? Known::yes : Known::unknown;
+}
+constexpr Known both(Known a, Known b) noexcept {
+    if (a == Known::no || b == Known::no)
+        return Known::no;
+    return a == Known::yes && b == Known::yes ? Known::yes : Known::unknown;
+}
+
+/// The bytes of a state and the vCPU that they are for.
+class StateCase {
+  public:
+    constexpr StateCase(const uapi::StateHeader& header, std::span<const std::byte> bytes,
+                        const Destination& to) noexcept
+        : header_{header}, bytes_{bytes}, to_{&to} {}
+
+    constexpr const uapi::StateHeader& header() const noexcept { return header_; }
+    constexpr std::span<const std::byte> bytes() const noexcept { return bytes_; }
+    constexpr const Destination& to() const noexcept { return *to_; }
+    constexpr bool has(std::uint16_t flag) const noexcept { return (header_.flags & flag) != 0; }
+
+    // --- judgements
+
+    static constexpr Judgement violated(bool violation, std::uint16_t offset,
+                                        std::uint64_t bits = 0) noexcept {
+        return violation ? Judgement{Judgement::Outcome::violated, offset, Needs::bytes, bits} : holds;
+    }
+    static constexpr Judgement in_header(bool violation, std::uint16_t offset,
+                                         std::uint64_t bits = 0) noexcept {
+        return violated(violation, offset, bits);
+    }
+    static constexpr Judgement unknown(Needs missing, std::uint16_t offset) noexcept {
+        return {Judgement::Outcome::unknown, offset, missing, 0};
+    }
+    /// The answer of newer kernels or of older ones; both, if it is not known which this is.
+    static constexpr Judgement either(Known newer, Judgement of_newer, Judgement of_older,
+                                      std::uint16_t offset) noexcept {
+        if (newer != Known::unknown)
+            return newer == Known::yes ? of_newer : of_older;
+        return of_newer.outcome == of_older.outcome ? of_newer : unknown(Needs::kernel, offset);
+    }
+    constexpr Judgement needs_feature(Feature feature, std::uint16_t offset) const noexcept {
+        return if_known(negation(to().guest[feature]), Needs::guest_cpuid, violated(true, offset));
+    }
+
+    /// All of `size` bytes from `value` on can be addressed. Below 4 GB they always can.
+    constexpr Known addressable(std::uint64_t value, std::uint64_t size) const noexcept {
+        constexpr unsigned most = 52, least = 32;
+        const auto last = value + size - 1;
+        if (value >> most != 0 || last >> most != 0)
+            return Known::no;
+        if (to().maxphyaddr)
+            return known(std::optional{value >> *to().maxphyaddr == 0 && last >> *to().maxphyaddr == 0});
+        return value >> least == 0 && last >> least == 0 ? Known::yes : Known::unknown;
+    }
+    /// A guest physical address of something.
+    constexpr Judgement address(std::uint64_t value, std::uint64_t alignment, std::uint64_t size,
+                                std::uint16_t offset) const noexcept {
+        return value % alignment != 0
+                   ? violated(true, offset, alignment - 1)
+                   : if_known(negation(addressable(value, size)), Needs::maxphyaddr, violated(true, offset));
+    }
+    /// CR3 without the bits that choose linear-address masking, where the guest has that.
+    constexpr Judgement legal_cr3(std::uint64_t value, std::uint16_t offset) const noexcept {
+        constexpr std::uint64_t lam = std::uint64_t{3} << 61;
+        const auto plain =
+            if_known(negation(addressable(value, 1)), Needs::maxphyaddr, violated(true, offset));
+        if ((value & lam) == 0)
+            return plain;
+        const auto masked =
+            if_known(negation(addressable(value & ~lam, 1)), Needs::maxphyaddr, violated(true, offset));
+        const auto has_lam = both(from_6_12.in(to().kernel), to().guest[Feature::lam]);
+        if (has_lam != Known::unknown)
+            return has_lam == Known::yes ? masked : plain;
+        return masked.outcome == plain.outcome ? plain : unknown(Needs::guest_cpuid | Needs::kernel, offset);
+    }
+    /// A linear address of 48 bits, or 57 where `wide`, and `more` than that.
+    static constexpr Judgement canonical(std::uint64_t value, Known wide, Needs missing, std::uint16_t offset,
+                                         unsigned more = 0) noexcept {
+        const auto fits = [&](unsigned width) {
+            const auto shift = 64 - width - more;
+            return static_cast<std::uint64_t>(static_cast<std::int64_t>(value << shift) >> shift) == value;
+        };
+        if (fits(48))
+            return holds;
+        if (!fits(57))
+            return violated(true, offset);
+        return if_known(negation(wide), missing, violated(true, offset));
+    }
+    static constexpr bool is_valid_pat(std::uint64_t value) noexcept {
+        for (unsigned i = 0; i < 8; ++i) {
+            const auto type = value >> 8 * i & 0xff;
+            if (type > 7 || type == 2 || type == 3)
+                return false;
+        }
+        return true;
+    }
+    /// CR4 bits that KVM does not know, or that the guest's or the host's CPUID has not.
+    constexpr Judgement reserved_cr4(std::uint64_t value, std::uint16_t offset) const noexcept {
+        using enum Cr4;
+        constexpr auto always = mask(vme, pvi, tsd, de, pse, pae, mce, pge, pce, osfxsr, osxmmexcpt, pcide,
+                                     osxsave, smep, fsgsbase, la57, vmxe, smap, pke, umip);
+        struct Row {
+            Cr4 bit;
+            Feature feature;
+        };
+        constexpr auto with_feature = std::to_array<Row>({{osxsave, Feature::xsave},
+                                                          {smep, Feature::smep},
+                                                          {smap, Feature::smap},
+                                                          {fsgsbase, Feature::fsgsbase},
+                                                          {pke, Feature::pku},
+                                                          {la57, Feature::la57},
+                                                          {umip, Feature::umip},
+                                                          {vmxe, Feature::vmx},
+                                                          {pcide, Feature::pcid},
+                                                          {lam_sup, Feature::lam}});
+        const auto surplus = value & ~(always | mask(lam_sup, cet));
+        auto judgement = violated(surplus != 0, offset, surplus);
+        if ((value & mask(lam_sup)) != 0)
+            judgement = all(judgement, if_known(negation(from_6_12.in(to().kernel)), Needs::kernel,
+                                                violated(true, offset, mask(lam_sup))));
+        if ((value & mask(cet)) != 0) {
+            const auto either_has = [](const Features& features) {
+                return negation(both(negation(features[Feature::shstk]), negation(features[Feature::ibt])));
+            };
+            judgement = all(
+                judgement,
+                if_known(negation(from_7.in(to().kernel)), Needs::kernel, violated(true, offset, mask(cet))),
+                if_known(negation(both(either_has(to().guest), either_has(to().host))),
+                         Needs::guest_cpuid | Needs::host_cpuid, violated(true, offset, mask(cet))));
+        }
+        for (const auto& row : with_feature)
+            if ((value & mask(row.bit)) != 0)
+                judgement = all(judgement,
+                                if_known(negation(to().guest[row.feature]), Needs::guest_cpuid,
+                                         violated(true, offset, mask(row.bit))),
+                                if_known(negation(to().host[row.feature]), Needs::host_cpuid,
+                                         violated(true, offset, mask(row.bit))));
+        return judgement;
+    }
+    /// EFER bits that KVM does not know, or that the guest's CPUID has not.
+    constexpr Judgement efer(std::uint64_t value, std::uint16_t offset) const noexcept {
+        using enum Efer;
+        const auto svm_host =
+            known(to().vendor ? std::optional{*to().vendor == VendorId::svm} : std::nullopt);
+        constexpr auto always = mask(sce, lme, lma, nxe);
+        const auto surplus = value & ~(always | mask(svme, lmsle, ffxsr, aibrse));
+        const auto with = [&](Efer bit, Known there, Needs missing) {
+            return (value & mask(bit)) == 0
+                       ? holds
+                       : if_known(negation(there), missing, violated(true, offset, mask(bit)));
+        };
+        const auto guest_and_host = [&](Feature feature) {
+            return both(to().guest[feature], to().host[feature]);
+        };
+        return all(violated(surplus != 0, offset, surplus),
+                   with(svme, both(svm_host, to().guest[Feature::svm]), Needs::guest_cpuid),
+                   with(lmsle, svm_host, Needs::vendor),
+                   with(ffxsr, both(svm_host, guest_and_host(Feature::fxsr_opt)), Needs::guest_cpuid),
+                   with(aibrse,
+                        both(both(svm_host, from_6_12.in(to().kernel)), guest_and_host(Feature::autoibrs)),
+                        Needs::guest_cpuid | Needs::host_cpuid | Needs::kernel),
+                   with(lme, to().guest[Feature::lm], Needs::guest_cpuid),
+                   with(lma, to().guest[Feature::lm], Needs::guest_cpuid),
+                   with(nxe, to().guest[Feature::nx], Needs::guest_cpuid));
+    }
+
+  private:
+    uapi::StateHeader header_;
+    std::span<const std::byte> bytes_;
+    const Destination* to_;
+};
+
+} // namespace kvm::nested
+
+namespace kvm::nested::detail {
+
+template <class Case>
+inline constexpr auto common_rules = std::to_array<Rule<Case>>({
+    {"X1",
+     "the vendor module was loaded with nested=1",
+     "",
+     Needs::nested | Needs::kernel,
+     Reached::always,
+     Keeps::unchanged,
+     "",
+     [](const Case& c) noexcept -> Judgement {
+         return if_known(negation(known(c.to().nested)), Needs::nested, Case::StateCase::violated(true, 0));
+     },
+     Certainty::fails,
+     Answer::einval,
+     from_7,
+     {},
+     "load the module with nested=1"},
+    {"X2",
+     "the header can be read",
+     "size",
+     Needs::caller_memory,
+     Reached::always,
+     Keeps::unchanged,
+     "",
+     [](const Case& c) noexcept -> Judgement {
+         return c.bytes().size() < uapi::header_size ? c.unknown(Needs::caller_memory, header_offset("size"))
+                                                     : holds;
+     },
+     Certainty::fails,
+     Answer::efault,
+     everywhere,
+     {},
+     "a state begins with a header of 128 bytes"},
+    {"X3", "the size is at least that of the header, 128", "size", Needs::bytes, Reached::always,
+     Keeps::unchanged, "",
+     [](const Case& c) noexcept -> Judgement {
+         return c.in_header(c.header().size < uapi::header_size, header_offset("size"));
+     },
+     Certainty::fails, Answer::einval, everywhere, Errc::bad_size},
+    {"X4", "no unknown flag is set", "flags", Needs::bytes, Reached::always, Keeps::unchanged, "",
+     [](const Case& c) noexcept -> Judgement {
+         const auto unknown = c.header().flags & ~uapi::state_flag::known;
+         return c.in_header(unknown != 0, header_offset("flags"), static_cast<std::uint64_t>(unknown));
+     },
+     Certainty::fails, Answer::einval, everywhere, Errc::unknown_flags},
+    {"X5", "an entry is pending only while L2 is active", "flags", Needs::bytes, Reached::always,
+     Keeps::unchanged, "",
+     [](const Case& c) noexcept -> Judgement {
+         return c.in_header(c.has(uapi::state_flag::run_pending) && !c.has(uapi::state_flag::guest_mode),
+                            header_offset("flags"), uapi::state_flag::run_pending);
+     },
+     Certainty::fails, Answer::einval, everywhere, Errc::run_pending_outside_l2},
+});
+
+template <class Case, std::size_t A, std::size_t B>
+consteval std::array<Rule<Case>, A + B> joined(const std::array<Rule<Case>, A>& a,
+                                               const std::array<Rule<Case>, B>& b) {
+    std::array<Rule<Case>, A + B> all{};
+    std::ranges::copy(b, std::ranges::copy(a, all.begin()).out);
+    return all;
+}
+
+} // namespace kvm::nested::detail
