@@ -15,6 +15,7 @@ export import :state;       // VcpuState: everything that travels, and the table
 export import :tsc;         // Downtime, TscShift: what becomes of the time in between
 export import :order;       // restore_order: what has to come before what, and why
 export import :vcpu;        // WholeVcpu: save, restore, the verdict of the first run
+export import :capture;     // what check() needs to know of a host or a vCPU
 export import :vm_state;    // VmState: what belongs to the VM
 export import :vm;          // WholeVm: its clock and interrupt controllers
 export import :file;        // the file form

@@ -46,6 +46,7 @@ enum class Operation : std::uint8_t {
     abandon,
     enable_capabilities,
     first_run,
+    capture,
     file, ///< encode(), parse_vcpu(), write_file(), read_file()
 };
 

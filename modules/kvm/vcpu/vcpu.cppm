@@ -138,6 +138,11 @@ class WholeVcpu {
     /// differently, see the README.
     [[nodiscard]] std::expected<FirstRun, Error> first_run() const;
 
+    /// What check() needs to know of this vCPU: its CPUID, capability MSRs, control registers and SMM as they
+    /// are now. Changes nothing.
+    /// @param host from capture_host()
+    [[nodiscard]] std::expected<Destination, Error> capture(const Destination& host) const;
+
     /// The nested state alone.
     inline Vcpu<Any, IoctlRef> nested() const noexcept { return {host_, vcpu_, ioctl_}; }
 

@@ -127,6 +127,29 @@ Result VcpuCalls::read_msrs(std::vector<uapi::Msr>& msrs) const {
     return {};
 }
 
+std::expected<std::vector<uapi::CpuidEntry>, Error> VcpuCalls::supported_cpuid() const {
+    struct {
+        std::uint32_t count = uapi::cpuid_limit, padding = 0;
+        std::array<uapi::CpuidEntry, uapi::cpuid_limit> entries{};
+    } block;
+    const auto got = ioctl(system.number, uapi::request::get_supported_cpuid, &block);
+    if (got.value != 0)
+        return std::unexpected(system_failed(uapi::request::get_supported_cpuid, got));
+    if (block.count > uapi::cpuid_limit)
+        return absurd(uapi::request::get_supported_cpuid, block.count);
+    return std::vector(block.entries.begin(), block.entries.begin() + block.count);
+}
+
+std::optional<std::uint64_t> VcpuCalls::feature_msr(std::uint32_t index) const {
+    struct {
+        std::uint32_t count = 1, padding = 0;
+        uapi::Msr entry{};
+    } block;
+    block.entry.index = index;
+    return ioctl(system.number, uapi::request::get_msrs, &block).value == 1 ? std::optional{block.entry.value}
+                                                                            : std::nullopt;
+}
+
 std::expected<std::uint64_t, Error> VcpuCalls::read_tsc() const {
     struct {
         std::uint32_t count = 1, padding = 0;

@@ -37,6 +37,10 @@ struct VcpuCalls {
     [[nodiscard]] std::expected<std::vector<std::uint32_t>, Error> msr_list(unsigned long request) const;
     /// Reads the values of `msrs`. Those that the vCPU does not let one read are taken out.
     [[nodiscard]] Result read_msrs(std::vector<uapi::Msr>& msrs) const;
+    /// KVM_GET_SUPPORTED_CPUID.
+    [[nodiscard]] std::expected<std::vector<uapi::CpuidEntry>, Error> supported_cpuid() const;
+    /// A feature MSR of the host; none where KVM has none of that number.
+    std::optional<std::uint64_t> feature_msr(std::uint32_t index) const;
     /// L1's TSC, as the vCPU has it now.
     [[nodiscard]] std::expected<std::uint64_t, Error> read_tsc() const;
     /// Writes what the vCPU takes. Answers the positions of what it refused.

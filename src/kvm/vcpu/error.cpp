@@ -57,7 +57,7 @@ constexpr std::array causes = std::to_array<nested::detail::CauseRow<Errc>>({
 static_assert(nested::detail::complete_and_in_order(causes, Errc::file_not_synced));
 
 constexpr std::array operations = std::to_array<std::string_view>(
-    {"prepare", "save", "restore", "abandon", "enable_capabilities", "first_run", "file"});
+    {"prepare", "save", "restore", "abandon", "enable_capabilities", "first_run", "capture", "file"});
 static_assert(operations.size() == static_cast<std::size_t>(Operation::file));
 
 /// Names of numbers that an Error shows.
