@@ -1,0 +1,63 @@
+// SPDX-License-Identifier: MIT
+//
+// The vCPUs that states are set on, each in a situation of its own, and the good states to begin with.
+//
+// Include it last, like lab.hpp, which it includes.
+#pragma once
+
+#include "../support/get.hpp"
+#include "../support/set_table.hpp"
+#include "../support/svm.hpp"
+#include "../support/vmx.hpp"
+#include "mutate.hpp"
+
+namespace rules {
+
+/// Room for the largest state; what the kernel may read is always there.
+inline constexpr std::size_t room = 8320;
+
+/// One vCPU, as it is before each case.
+struct Condition {
+    std::string name;
+    lab::Vm vm;
+    kvm::nested::Destination to;
+    kvm_sregs2 sregs{};
+    bool smm = false;
+    std::vector<lab::Bytes> good; ///< states to change; the first of them this vCPU takes
+    unsigned maxphyaddr = lab::maxphyaddr;
+
+    [[nodiscard]] const machine::Machine& machine() const { return vm.machine; }
+    [[nodiscard]] int fd() const { return vm.machine.vcpu_fd(); }
+
+    /// Outside nested operation, with its registers.
+    void reset() const {
+        if (smm)
+            lab::set_smm(machine(), false);
+        lab::must(lab::nested(machine()).clear_nested_state());
+        lab::set_sregs(machine(), sregs);
+        if (smm)
+            lab::set_smm(machine(), true);
+    }
+};
+
+/// What a condition is made of.
+struct Recipe {
+    std::string_view name;
+    unsigned maxphyaddr = lab::maxphyaddr;
+    std::uint32_t function = 0; ///< of CPUID: bits to take away there
+    kvm::nested::FeatureBit::Register in = kvm::nested::FeatureBit::Register::eax;
+    std::uint32_t without = 0;
+    bool smm = false;
+    bool long_mode = false;
+    bool enlightened_vmcs = false;
+    bool hyperv = false;
+    std::uint64_t disabled_quirks = 0;
+    std::uint32_t narrowed_msr = 0; ///< a capability MSR without `narrowed_bits`
+    std::uint64_t narrowed_bits = 0;
+    std::uint64_t cr3 = 0; ///< SVM
+    bool svme = true;      ///< SVM
+};
+
+std::vector<Condition> conditions();
+
+} // namespace rules

@@ -1,0 +1,253 @@
+// SPDX-License-Identifier: MIT
+//
+// check() and KVM_SET_NESTED_STATE, asked the same: good states with one to three changes, set on vCPUs in
+// many situations. What check() is sure of has to be so: taken or refused, with that errno or return value,
+// and what the vCPU then has.
+#include "options.hpp"
+
+#include "conditions.hpp"
+
+namespace {
+
+using kvm::nested::Answer, kvm::nested::Certainty, kvm::nested::Finding, kvm::nested::Findings,
+    kvm::nested::Keeps;
+using lab::Bytes;
+using rules::Condition, rules::Places, rules::Random;
+
+/// One case: what is set where, and from where.
+struct Case {
+    const Condition* on;
+    const Bytes* start; ///< set before; null: outside nested operation
+    Bytes state;
+};
+
+Case make(std::uint64_t number, std::span<const Condition> conditions, const Places& places) {
+    Random random{rules::options.seed, number};
+    // Half of them on the first, plain one.
+    const auto& on = random.one_in(2) ? conditions[0] : conditions[random.below(conditions.size())];
+    const auto& base = on.good[random.below(on.good.size())];
+    Case made{&on, random.one_in(4) ? &on.good[random.below(on.good.size())] : nullptr, base};
+    const auto changes = random.below(16);
+    for (std::uint64_t i = 0; i < (changes == 0 ? 0 : changes < 11 ? 1 : changes < 14 ? 2 : 3); ++i)
+        rules::change(random, made.state, places, on.good, on.maxphyaddr);
+    return made;
+}
+
+/// What the kernel said.
+struct Said {
+    kvm::nested::IoctlResult result{};
+    Bytes before, after;
+};
+
+Said ask(const Case& one) {
+    one.on->reset();
+    Said said;
+    if (one.start != nullptr)
+        static_cast<void>(
+            lab::raw_set(one.on->fd(), one.start->data())); // may be refused: some vCPUs take none
+    said.before = lab::read_back(one.on->fd());
+    said.result = lab::raw_set(one.on->fd(), one.state.data());
+    said.after = lab::read_back(one.on->fd());
+    return said;
+}
+
+bool is(const kvm::nested::IoctlResult& result, Answer answer) {
+    switch (answer) {
+    case Answer::einval:
+        return result.value == -1 && result.error_number == EINVAL;
+    case Answer::efault:
+        return result.value == -1 && result.error_number == EFAULT;
+    case Answer::enomem:
+        return result.value == -1 && result.error_number == ENOMEM;
+    case Answer::positive:
+        return result.value == 2;
+    case Answer::success:
+        return result.value == 0;
+    }
+    return false;
+}
+
+/// Of a state that GET gives: what tells where the vCPU is.
+struct Where {
+    std::uint16_t flags;
+    std::uint64_t vmxon, vmcs12;
+    std::uint16_t smm_flags;
+    bool operator==(const Where&) const = default;
+};
+Where where(const Bytes& state) {
+    return {lab::load<std::uint16_t>(state, lab::flags_at), lab::load<std::uint64_t>(state, 8),
+            lab::load<std::uint64_t>(state, 16), lab::load<std::uint16_t>(state, 24)};
+}
+
+constexpr std::uint64_t none = ~std::uint64_t{0};
+
+/// What is not as `keeps` says; empty: all is.
+std::string wrongly_kept(Keeps keeps, const Case& one, const Said& said) {
+    const auto before = where(said.before), after = where(said.after), wanted = where(one.state);
+    const auto expect = [](bool ok, std::string_view what) { return ok ? std::string{} : std::string{what}; };
+    constexpr std::uint16_t guest_mode = 1;
+    switch (keeps) {
+    case Keeps::unchanged:
+        return expect(before == after, "the vCPU's state changed");
+    case Keeps::not_in_vmx_operation:
+        return expect(after.vmxon == none, "the vCPU is in VMX operation");
+    case Keeps::vmxon:
+        return expect(after.vmxon == wanted.vmxon && after.vmcs12 == none && (after.flags & guest_mode) == 0,
+                      "not VMXON alone");
+    case Keeps::current_vmcs:
+    case Keeps::overwritten:
+        return expect(after.vmxon == wanted.vmxon && (after.vmcs12 == wanted.vmcs12)
+                          && (after.flags & guest_mode) == 0,
+                      "not the new VMCS");
+    case Keeps::l2_active:
+        return expect((after.flags & guest_mode) != 0, "L2 is not active");
+    }
+    return "?";
+}
+
+/// What is wrong between the two; empty: nothing.
+std::string disagreement(const Case& one, const Findings& findings, const Said& said) {
+    const auto verdict = findings.verdict();
+    if (!verdict)
+        return said.result.value == 0 ? "" : "check() finds nothing, and the kernel refuses";
+    const auto* refusal = findings.refusal();
+    if (refusal == nullptr) { // may fail
+        if (said.result.value == 0)
+            return "";
+        for (const auto& finding : findings)
+            if (finding.certainty == Certainty::may_fail && is(said.result, finding.rule->answer))
+                return "";
+        return "refused in a way that no rule has";
+    }
+    if (said.result.value == 0)
+        return "the kernel takes it";
+    if (&findings[0] != refusal) // it may have stopped before
+        return "";
+    if (!is(said.result, refusal->rule->answer))
+        return "another answer";
+    return wrongly_kept(refusal->rule->keeps, one, said);
+}
+
+std::string answer_text(const kvm::nested::IoctlResult& result) {
+    return result.value < 0 ? std::string{kvm::nested::errno_name(result.error_number)}
+                            : std::format("returned {}", result.value);
+}
+
+Findings check(const Case& one) {
+    return kvm::nested::check(one.state, one.on->to);
+}
+
+/// Takes back what is not needed to disagree.
+Case shrunk(Case one, const Places& places) {
+    const Bytes* nearest = nullptr;
+    std::size_t least = ~std::size_t{0};
+    for (const auto& good : one.on->good) {
+        std::size_t different = 0;
+        for (const auto& place : places.all)
+            different += rules::get(good, place) != rules::get(one.state, place) ? 1 : 0;
+        if (different < least) {
+            least = different;
+            nearest = &good;
+        }
+    }
+    for (const auto& place : places.all) {
+        const auto value = rules::get(one.state, place), original = rules::get(*nearest, place);
+        if (value == original)
+            continue;
+        auto without = one;
+        rules::put(without.state, place, original);
+        if (!disagreement(without, check(without), ask(without)).empty())
+            one = std::move(without);
+    }
+    return one;
+}
+
+void tell(std::uint64_t number, const Case& one, const Places& places) {
+    const auto findings = check(one);
+    const auto said = ask(one);
+    std::println("case {} on \"{}\"{}: the kernel: {}", number, one.on->name,
+                 one.start != nullptr ? ", with a state before" : "", answer_text(said.result));
+    for (const auto& good : one.on->good) {
+        std::size_t different = 0;
+        for (const auto& place : places.all)
+            different += rules::get(good, place) != rules::get(one.state, place) ? 1 : 0;
+        if (different > 4)
+            continue;
+        std::println("  good state {} but for:", &good - one.on->good.data());
+        for (const auto& place : places.all)
+            if (const auto value = rules::get(one.state, place); value != rules::get(good, place))
+                std::println("    {:<30} {:#x}, was {:#x}", place.field->name, value,
+                             rules::get(good, place));
+        break;
+    }
+    for (const auto& finding : findings)
+        std::println("  {}: {}", name(finding.certainty), finding.message().view());
+    const auto after = where(said.after), before = where(said.before);
+    std::println("  before: flags {:#x} {:#x} {:#x}; after: flags {:#x} {:#x} {:#x} smm {:#x}", before.flags,
+                 before.vmxon, before.vmcs12, after.flags, after.vmxon, after.vmcs12, after.smm_flags);
+}
+
+struct Count {
+    std::uint64_t first = 0, sole = 0, agreed = 0, disagreed = 0, may = 0;
+};
+
+} // namespace
+
+TEST_CASE("what check() is sure of is what the kernel says, in as many cases as were asked for") {
+    const auto conditions = rules::conditions();
+    const auto vendor = lab::host().vendor();
+    const Places places{vendor};
+
+    // Each good state is one: else nothing would be tried but its fault.
+    for (const auto& good : conditions[0].good) {
+        const Case one{&conditions[0], nullptr, good};
+        const auto findings = check(one);
+        for (const auto& finding : findings)
+            std::println("good state {}: {}: {}", &good - conditions[0].good.data(), name(finding.certainty),
+                         finding.message().view());
+    }
+
+    if (rules::options.only) {
+        tell(*rules::options.only, make(*rules::options.only, conditions, places), places);
+        return;
+    }
+
+    std::map<std::string_view, Count> counts;
+    std::uint64_t taken = 0, refused = 0, may_fail = 0, disagreed = 0;
+    for (std::uint64_t number = 0; number < rules::options.cases; ++number) {
+        const auto one = make(number, conditions, places);
+        const auto findings = check(one);
+        const auto said = ask(one);
+        const auto wrong = disagreement(one, findings, said);
+        (said.result.value == 0 ? taken : refused) += 1;
+        if (findings.verdict() == Certainty::may_fail)
+            ++may_fail;
+        if (!findings.empty()) {
+            auto& count = counts[findings[0].rule->id];
+            ++count.first;
+            if (findings[0].certainty == Certainty::may_fail)
+                ++count.may;
+            else if (findings.size() == 1 && wrong.empty())
+                ++count.sole;
+            ++(wrong.empty() ? count.agreed : count.disagreed);
+        }
+        if (!wrong.empty() && ++disagreed <= 20) {
+            std::println("DISAGREE: {}", wrong);
+            tell(number, shrunk(one, places), places);
+        }
+        if (rules::options.cases >= 100'000 && (number + 1) % 50'000 == 0) {
+            std::println("... {} of {}, {} disagreements", number + 1, rules::options.cases, disagreed);
+            std::fflush(stdout);
+        }
+    }
+    std::println("rule     first    alone   agreed disagreed may fail");
+    for (const auto& rule : kvm::nested::rules(vendor)) {
+        const auto& count = counts[rule.id];
+        std::println("{:<6} {:>7} {:>8} {:>8} {:>9} {:>8}{}", rule.id, count.first, count.sole, count.agreed,
+                     count.disagreed, count.may, count.sole == 0 ? "  unproven: never the only one" : "");
+    }
+    std::println("count: check() and the kernel, {} cases: {} taken, {} refused, {} of them may fail; {} "
+                 "disagreements",
+                 rules::options.cases, taken, refused, may_fail, disagreed);
+    CHECK(disagreed == 0);
+}
