@@ -153,19 +153,21 @@ constexpr Judgement if_known(Known condition, Needs missing, Judgement judgement
 /// One rule.
 template <class Case>
 struct Rule {
-    std::string_view id;     ///< stable: X common, V VMX, C controls, H host state, G guest state, S SVM
-    std::string_view holds;  ///< what must hold, in one sentence
-    std::string_view fields; ///< that it is about, separated by ", ", as the kernel spells them
-    Needs needs;
-    Reached reached;
-    Keeps keeps;
-    std::string_view manual; ///< of Intel (SDM Vol. 3) or AMD (APM Vol. 2); empty: KVM's own
-    Judgement (*judge)(const Case&) noexcept;
+    std::string_view id;          ///< stable: X common, V VMX, C controls, H host state, G guest state, S SVM
+    std::string_view holds;       ///< what must hold, in one sentence
+    std::string_view fields = {}; ///< that it is about, separated by ", ", as the kernel spells them
+    Needs needs = Needs::bytes;
+    Reached reached = Reached::always;
     Certainty certainty = Certainty::fails;
-    Answer answer = Answer::einval;
     Applies applies = everywhere;
+    Answer answer = Answer::einval;
+    Keeps keeps = Keeps::unchanged;
+    std::string_view manual = {};   ///< of Intel (SDM Vol. 3) or AMD (APM Vol. 2); empty: KVM's own
     std::optional<Errc> cause = {}; ///< of parse(), which refuses a state that violates it
     std::string_view advice = {};   ///< what to do; empty: the field is to be looked at
+    Judgement (*judge)(const Case&) noexcept = nullptr;
+}; ///< of parse(), which refuses a state that violates it
+std::string_view advice = {}; ///< what to do; empty: the field is to be looked at
 };
 
 } // namespace kvm::nested

@@ -201,56 +201,54 @@ namespace kvm::nested::detail {
 
 template <class Case>
 inline constexpr auto common_rules = std::to_array<Rule<Case>>({
-    {"X1",
-     "the vendor module was loaded with nested=1",
-     "",
-     Needs::nested | Needs::kernel,
-     Reached::always,
-     Keeps::unchanged,
-     "",
-     [](const Case& c) noexcept -> Judgement {
-         return if_known(negation(known(c.to().nested)), Needs::nested, Case::StateCase::violated(true, 0));
-     },
-     Certainty::fails,
-     Answer::einval,
-     from_7,
-     {},
-     "load the module with nested=1"},
-    {"X2",
-     "the header can be read",
-     "size",
-     Needs::caller_memory,
-     Reached::always,
-     Keeps::unchanged,
-     "",
-     [](const Case& c) noexcept -> Judgement {
-         return c.bytes().size() < uapi::header_size ? c.unknown(Needs::caller_memory, header_offset("size"))
-                                                     : holds;
-     },
-     Certainty::fails,
-     Answer::efault,
-     everywhere,
-     {},
-     "a state begins with a header of 128 bytes"},
-    {"X3", "the size is at least that of the header, 128", "size", Needs::bytes, Reached::always,
-     Keeps::unchanged, "",
-     [](const Case& c) noexcept -> Judgement {
-         return c.in_header(c.header().size < uapi::header_size, header_offset("size"));
-     },
-     Certainty::fails, Answer::einval, everywhere, Errc::bad_size},
-    {"X4", "no unknown flag is set", "flags", Needs::bytes, Reached::always, Keeps::unchanged, "",
-     [](const Case& c) noexcept -> Judgement {
-         const auto unknown = c.header().flags & ~uapi::state_flag::known;
-         return c.in_header(unknown != 0, header_offset("flags"), static_cast<std::uint64_t>(unknown));
-     },
-     Certainty::fails, Answer::einval, everywhere, Errc::unknown_flags},
-    {"X5", "an entry is pending only while L2 is active", "flags", Needs::bytes, Reached::always,
-     Keeps::unchanged, "",
-     [](const Case& c) noexcept -> Judgement {
-         return c.in_header(c.has(uapi::state_flag::run_pending) && !c.has(uapi::state_flag::guest_mode),
-                            header_offset("flags"), uapi::state_flag::run_pending);
-     },
-     Certainty::fails, Answer::einval, everywhere, Errc::run_pending_outside_l2},
+    {.id = "X1",
+     .holds = "the vendor module was loaded with nested=1",
+     .needs = Needs::nested | Needs::kernel,
+     .applies = from_7,
+     .advice = "load the module with nested=1",
+     .judge =
+         [](const Case& c) noexcept {
+             return if_known(negation(known(c.to().nested)), Needs::nested,
+                             Case::StateCase::violated(true, 0));
+         }},
+    {.id = "X2",
+     .holds = "the header can be read",
+     .fields = "size",
+     .needs = Needs::caller_memory,
+     .answer = Answer::efault,
+     .advice = "a state begins with a header of 128 bytes",
+     .judge =
+         [](const Case& c) noexcept {
+             return c.bytes().size() < uapi::header_size
+                        ? c.unknown(Needs::caller_memory, header_offset("size"))
+                        : holds;
+         }},
+    {.id = "X3",
+     .holds = "the size is at least that of the header, 128",
+     .fields = "size",
+     .cause = Errc::bad_size,
+     .judge =
+         [](const Case& c) noexcept {
+             return c.in_header(c.header().size < uapi::header_size, header_offset("size"));
+         }},
+    {.id = "X4",
+     .holds = "no unknown flag is set",
+     .fields = "flags",
+     .cause = Errc::unknown_flags,
+     .judge =
+         [](const Case& c) noexcept {
+             const auto unknown = c.header().flags & ~uapi::state_flag::known;
+             return c.in_header(unknown != 0, header_offset("flags"), static_cast<std::uint64_t>(unknown));
+         }},
+    {.id = "X5",
+     .holds = "an entry is pending only while L2 is active",
+     .fields = "flags",
+     .cause = Errc::run_pending_outside_l2,
+     .judge =
+         [](const Case& c) noexcept {
+             return c.in_header(c.has(uapi::state_flag::run_pending) && !c.has(uapi::state_flag::guest_mode),
+                                header_offset("flags"), uapi::state_flag::run_pending);
+         }},
 });
 
 template <class Case, std::size_t A, std::size_t B>

@@ -87,199 +87,317 @@ class SvmCase : public StateCase {
 
 namespace kvm::nested::detail {
 
-#define KVM_NESTED_JUDGE [](const SvmCase& c) noexcept -> Judgement
-
 inline constexpr auto svm_rules_after_the_common_ones = std::to_array<Rule<SvmCase>>({
-    {"S1", "the format is 1, SVM", "format", Needs::vendor, Reached::always, Keeps::unchanged, "",
-     KVM_NESTED_JUDGE { return c.in_header(c.header().format != Svm::format, header_offset("format"));
-} // namespace kvm::nested::detail
-, Certainty::fails, Answer::einval, everywhere, Errc::unknown_format,
-    "a state goes only to a host of its own vendor"
-}
-, {"S2", "no flag of VMX is set", "flags", Needs::bytes, Reached::always, Keeps::unchanged, "",
-   KVM_NESTED_JUDGE{const auto surplus =
-                        c.header().flags & (uapi::state_flag::evmcs | uapi::state_flag::mtf_pending);
-return c.in_header(surplus != 0, header_offset("flags"), static_cast<std::uint64_t>(surplus));
-}
-, Certainty::fails, Answer::einval, everywhere, Errc::flags_of_other_vendor
-}
-, {"S3", "with EFER.SVME clear the only flag is GIF_SET, which 7.x does not ask for", "flags",
-   Needs::registers | Needs::kernel, Reached::always, Keeps::unchanged, "15.4",
-   KVM_NESTED_JUDGE{const auto flags = c.header().flags;
-if (flags == uapi::state_flag::gif_set)
-    return holds;
-const auto without_svme = c.to().efer ? known(std::optional{!has(*c.to().efer, Efer::svme)}) : Known::unknown;
-const auto judgement = if_known(without_svme, Needs::registers, c.in_header(true, header_offset("flags")));
-return flags != 0 ? judgement : if_known(negation(from_7.in(c.to().kernel)), Needs::kernel, judgement);
-}
-, Certainty::fails, Answer::einval, everywhere, {},
-    "KVM_SET_SREGS2, which brings EFER.SVME, comes before; without SVME set the flags to GIF_SET"
-}
-, {"S4", "in SMM L2 is not active", "flags", Needs::smm, Reached::l2_active, Keeps::unchanged, "",
-   KVM_NESTED_JUDGE{return if_known(known(c.to().smm), Needs::smm,
-                                    c.in_header(true, header_offset("flags"), uapi::state_flag::guest_mode));
-}
-, Certainty::fails, Answer::einval, everywhere, {},
-    "the state was saved outside SMM: KVM_SET_VCPU_EVENTS, which decides SMM, comes before"
-}
-, {"S6", "the VMCB is page-aligned and below 2^MAXPHYADDR", "hdr.svm.vmcb_pa", Needs::maxphyaddr,
-   Reached::l2_active, Keeps::unchanged, "15.5.1",
-   KVM_NESTED_JUDGE{return c.address(c.svm().vmcb12_pa, uapi::page_size, 1, header_offset("hdr.svm.vmcb_pa"));
-}
-, Certainty::fails, Answer::einval, everywhere, Errc::bad_vmcb12_address
-}
-, {"S7", "the size has room for a VMCB: 4224", "size", Needs::bytes, Reached::l2_active, Keeps::unchanged, "",
-   KVM_NESTED_JUDGE{return c.in_header(c.header().size < Svm::capacity, header_offset("size"));
-}
-, Certainty::fails, Answer::einval, everywhere, Errc::payload_missing, "the state was cut off"
-}
-, {"S8", "the VMCB can be read", "size", Needs::caller_memory, Reached::l2_active, Keeps::unchanged, "",
-   KVM_NESTED_JUDGE{return c.header().size >= Svm::capacity && c.bytes().size() < c.size_with_vmcb12
-                               ? c.unknown(Needs::caller_memory, header_offset("size"))
-                               : holds;
-}
-, Certainty::fails, Answer::efault, everywhere, {}, "the buffer ends before the VMCB does"
-}
-, {"S9", "VMRUN is intercepted", "intercepts[4]", Needs::bytes, Reached::vmcb12, Keeps::unchanged, "15.5.1",
-   KVM_NESTED_JUDGE{return c.violated(!has(c["intercepts[4]"], svm::Intercept::vmrun), "intercepts[4]",
-                                      mask(svm::Intercept::vmrun));
-}
-, Certainty::fails, Answer::einval, everywhere, Errc::vmrun_not_intercepted
-}
-, {"S10", "the ASID is not 0", "asid", Needs::bytes, Reached::vmcb12, Keeps::unchanged, "15.5.1",
-   KVM_NESTED_JUDGE{return c.violated(c["asid"] == 0, "asid");
-}
-, Certainty::fails, Answer::einval, everywhere, Errc::asid_zero
-}
-, {"S11", "nested paging needs a host with it (npt=1)", "misc_ctl", Needs::nested_paging, Reached::vmcb12,
-   Keeps::unchanged, "15.25", KVM_NESTED_JUDGE{if (!has(c["misc_ctl"], svm::MiscCtl::np_enable)) return holds;
-return if_known(negation(known(c.to().nested_paging)), Needs::nested_paging,
-                c.violated(true, "misc_ctl", mask(svm::MiscCtl::np_enable)));
-}
-, Certainty::fails, Answer::einval, up_to_6_12
-}
-, {"S12", "with nested paging its CR3 lies below 2^MAXPHYADDR", "nested_cr3, misc_ctl",
-   Needs::maxphyaddr | Needs::guest_cpuid | Needs::kernel, Reached::vmcb12, Keeps::unchanged, "15.25.3",
-   KVM_NESTED_JUDGE{return if_known(c.nested_paging(), c.to().kernel ? Needs::guest_cpuid : Needs::kernel,
-                                    c.address(c["nested_cr3"], 1, 1, c.offset("nested_cr3")));
-}
-}
-, {"S13", "the bitmaps of MSRs and of I/O lie below 2^MAXPHYADDR", "msrpm_base_pa, iopm_base_pa",
-   Needs::maxphyaddr, Reached::vmcb12, Keeps::unchanged, "15.5.1",
-   KVM_NESTED_JUDGE{constexpr std::uint64_t msr_bitmap = 2 * uapi::page_size, io_bitmap = 3 * uapi::page_size;
-return all(c.bitmap("msrpm_base_pa", msr_bitmap), c.bitmap("iopm_base_pa", io_bitmap));
-}
-}
-, {"S14", "virtual NMIs need the NMI intercept", "int_ctl, intercepts[3]", Needs::bytes, Reached::vmcb12,
-   Keeps::unchanged, "15.21.10",
-   KVM_NESTED_JUDGE{return c.violated(has(c["int_ctl"], svm::IntCtl::v_nmi_enable)
-                                          && !has(c["intercepts[3]"], svm::Intercept::nmi),
-                                      "intercepts[3]", mask(svm::Intercept::nmi));
-}
-, Certainty::fails, Answer::einval, from_6_12
-}
-, {"S15", "the event to inject is an interrupt, an NMI, software's, or an exception that the guest can have",
-   "event_inj", Needs::guest_cpuid, Reached::vmcb12, Keeps::unchanged, "15.20",
-   KVM_NESTED_JUDGE{const auto event = c["event_inj"];
-if (!has(event, svm::Event::valid))
-    return holds;
-const auto type = event >> 8 & 7, vector = event & 0xff;
-constexpr unsigned interrupt = 0, nmi = 2, exception = 3, software = 4;
-if (type != interrupt && type != nmi && type != exception && type != software)
-    return c.violated(true, "event_inj", 0x700);
-if (type != exception)
-    return holds;
-// 0, 1, 3 to 8, 10 to 14, 16 to 19, 28, 30; #CP and #VC with their features.
-constexpr std::uint32_t defined = 0x500f'7dfb;
-constexpr unsigned control_protection = 21, vmm_communication = 29;
-if (vector == control_protection)
-    return if_known(negation(c.to().guest[Feature::shstk]), Needs::guest_cpuid,
-                    c.violated(true, "event_inj", 0xff));
-if (vector == vmm_communication)
-    return if_known(negation(c.to().guest[Feature::sev_es]), Needs::guest_cpuid,
-                    c.violated(true, "event_inj", 0xff));
-return c.violated(vector > 31 || (defined >> vector & 1) == 0, "event_inj", 0xff);
-}
-, Certainty::fails, Answer::einval, from_7
-}
-, {"S16", "the vCPU's own CR0, which is L2's, has not NW without CD", "", Needs::registers, Reached::vmcb12,
-   Keeps::unchanged, "15.5.1", KVM_NESTED_JUDGE{if (!c.to().cr0) return c.unknown(Needs::registers, 0);
-return SvmCase::StateCase::violated(has(*c.to().cr0, Cr0::nw) && !has(*c.to().cr0, Cr0::cd), 0);
-}
-, Certainty::fails, Answer::einval, everywhere, {}, "KVM_SET_SREGS2 with L2's CR0 comes before"
-}
-, {"S17", "L1's CR0 has PG and PE", "cr0", Needs::bytes, Reached::vmcb12, Keeps::unchanged, "",
-   KVM_NESTED_JUDGE{const auto missing = ~c["cr0"] & mask(Cr0::pg, Cr0::pe);
-return c.violated(missing != 0, "cr0", missing);
-}
-}
-, {"S18", "L1's RFLAGS has no VM", "rflags", Needs::bytes, Reached::vmcb12, Keeps::unchanged, "",
-   KVM_NESTED_JUDGE{return c.violated(has(c["rflags"], Rflags::vm), "rflags", mask(Rflags::vm));
-}
-}
-, {"S19", "L1's EFER.LMA needs LME", "efer", Needs::bytes, Reached::vmcb12, Keeps::unchanged, "",
-   KVM_NESTED_JUDGE{
-       return c.violated(has(c["efer"], Efer::lma) && !has(c["efer"], Efer::lme), "efer", mask(Efer::lme));
-}
-, Certainty::fails, Answer::einval, from_7_3
-}
-, {"S20", "L1's EFER has SVME", "efer", Needs::bytes, Reached::vmcb12, Keeps::unchanged, "15.5.1",
-   KVM_NESTED_JUDGE{return c.violated(!has(c["efer"], Efer::svme), "efer", mask(Efer::svme));
-}
-}
-, {"S21", "L1's CR0 has not NW without CD, nor any of bits 63:32", "cr0", Needs::bytes, Reached::vmcb12,
-   Keeps::unchanged, "15.5.1", KVM_NESTED_JUDGE{const auto cr0 = c["cr0"];
-constexpr std::uint64_t high = ~std::uint64_t{0xffff'ffff};
-return all(c.violated(has(cr0, Cr0::nw) && !has(cr0, Cr0::cd), "cr0", mask(Cr0::nw)),
-           c.violated((cr0 & high) != 0, "cr0", cr0& high));
-}
-}
-, {"S22", "bits 63:32 of L1's DR6 and DR7 are 0", "dr6, dr7", Needs::bytes, Reached::vmcb12, Keeps::unchanged,
-   "15.5.1",
-   KVM_NESTED_JUDGE{
-       return all(c.violated(c["dr6"] >> 32 != 0, "dr6"), c.violated(c["dr7"] >> 32 != 0, "dr7"));
-}
-}
-, {"S23", "L1 in long mode has CR4.PAE, CR0.PE, a CR3 below 2^MAXPHYADDR and not both CS.L and CS.D",
-   "cr4, cr0, cr3, cs.attrib", Needs::maxphyaddr | Needs::guest_cpuid, Reached::vmcb12, Keeps::unchanged,
-   "15.5.1", KVM_NESTED_JUDGE{if (!has(c["efer"], Efer::lme) || !has(c["cr0"], Cr0::pg)) return holds;
-const auto both_sizes = mask(svm::Attribute::l, svm::Attribute::db);
-return all(c.violated(!has(c["cr4"], Cr4::pae), "cr4", mask(Cr4::pae)),
-           c.violated(!has(c["cr0"], Cr0::pe), "cr0", mask(Cr0::pe)), c.legal_cr3(c["cr3"], c.offset("cr3")),
-           c.violated((c["cs.attrib"] & both_sizes) == both_sizes, "cs.attrib", both_sizes));
-}
-}
-, {"S24", "L1's CR4 has no bit that the vCPU lacks", "cr4", Needs::guest_cpuid | Needs::host_cpuid,
-   Reached::vmcb12, Keeps::unchanged, "15.5.1",
-   KVM_NESTED_JUDGE{return c.reserved_cr4(c["cr4"], c.offset("cr4"));
-}
-}
-, {"S25", "L1's EFER has no bit that the vCPU lacks", "efer", Needs::guest_cpuid | Needs::host_cpuid,
-   Reached::vmcb12, Keeps::unchanged, "15.5.1", KVM_NESTED_JUDGE{return c.efer(c["efer"], c.offset("efer"));
-}
-}
-, {"S26", "where L2 has a PAT of its own, it has memory types in each byte", "hdr.svm.gpat, misc_ctl",
-   Needs::quirks | Needs::guest_cpuid, Reached::vmcb12, Keeps::unchanged, "15.25.8",
-   KVM_NESTED_JUDGE{if (c.is_valid_pat(c.svm().gpat)) return holds;
-const auto own = !c.to().disabled_quirks
+    {.id = "S1",
+     .holds = "the format is 1, SVM",
+     .fields = "format",
+     .needs = Needs::vendor,
+     .cause = Errc::unknown_format,
+     .advice = "a state goes only to a host of its own vendor",
+     .judge =
+         [](const SvmCase& c) noexcept {
+             return c.in_header(c.header().format != Svm::format, header_offset("format"));
+         }},
+    {.id = "S2",
+     .holds = "no flag of VMX is set",
+     .fields = "flags",
+     .cause = Errc::flags_of_other_vendor,
+     .judge =
+         [](const SvmCase& c) noexcept {
+             const auto surplus =
+                 c.header().flags & (uapi::state_flag::evmcs | uapi::state_flag::mtf_pending);
+             return c.in_header(surplus != 0, header_offset("flags"), static_cast<std::uint64_t>(surplus));
+         }},
+    {.id = "S3",
+     .holds = "with EFER.SVME clear the only flag is GIF_SET, which 7.x does not ask for",
+     .fields = "flags",
+     .needs = Needs::registers | Needs::kernel,
+     .manual = "15.4",
+     .advice = "KVM_SET_SREGS2, which brings EFER.SVME, comes before; without SVME set the flags to GIF_SET",
+     .judge =
+         [](const SvmCase& c) noexcept {
+             const auto flags = c.header().flags;
+             if (flags == uapi::state_flag::gif_set)
+                 return holds;
+             const auto without_svme =
+                 c.to().efer ? known(std::optional{!has(*c.to().efer, Efer::svme)}) : Known::unknown;
+             const auto judgement =
+                 if_known(without_svme, Needs::registers, c.in_header(true, header_offset("flags")));
+             return flags != 0 ? judgement
+                               : if_known(negation(from_7.in(c.to().kernel)), Needs::kernel, judgement);
+         }},
+    {.id = "S4",
+     .holds = "in SMM L2 is not active",
+     .fields = "flags",
+     .needs = Needs::smm,
+     .reached = Reached::l2_active,
+     .advice = "the state was saved outside SMM: KVM_SET_VCPU_EVENTS, which decides SMM, comes before",
+     .judge =
+         [](const SvmCase& c) noexcept {
+             return if_known(known(c.to().smm), Needs::smm,
+                             c.in_header(true, header_offset("flags"), uapi::state_flag::guest_mode));
+         }},
+    {.id = "S6",
+     .holds = "the VMCB is page-aligned and below 2^MAXPHYADDR",
+     .fields = "hdr.svm.vmcb_pa",
+     .needs = Needs::maxphyaddr,
+     .reached = Reached::l2_active,
+     .manual = "15.5.1",
+     .cause = Errc::bad_vmcb12_address,
+     .judge =
+         [](const SvmCase& c) noexcept {
+             return c.address(c.svm().vmcb12_pa, uapi::page_size, 1, header_offset("hdr.svm.vmcb_pa"));
+         }},
+    {.id = "S7",
+     .holds = "the size has room for a VMCB: 4224",
+     .fields = "size",
+     .reached = Reached::l2_active,
+     .cause = Errc::payload_missing,
+     .advice = "the state was cut off",
+     .judge =
+         [](const SvmCase& c) noexcept {
+             return c.in_header(c.header().size < Svm::capacity, header_offset("size"));
+         }},
+    {.id = "S8",
+     .holds = "the VMCB can be read",
+     .fields = "size",
+     .needs = Needs::caller_memory,
+     .reached = Reached::l2_active,
+     .answer = Answer::efault,
+     .advice = "the buffer ends before the VMCB does",
+     .judge =
+         [](const SvmCase& c) noexcept {
+             return c.header().size >= Svm::capacity && c.bytes().size() < c.size_with_vmcb12
+                        ? c.unknown(Needs::caller_memory, header_offset("size"))
+                        : holds;
+         }},
+    {.id = "S9",
+     .holds = "VMRUN is intercepted",
+     .fields = "intercepts[4]",
+     .reached = Reached::vmcb12,
+     .manual = "15.5.1",
+     .cause = Errc::vmrun_not_intercepted,
+     .judge =
+         [](const SvmCase& c) noexcept {
+             return c.violated(!has(c["intercepts[4]"], svm::Intercept::vmrun), "intercepts[4]",
+                               mask(svm::Intercept::vmrun));
+         }},
+    {.id = "S10",
+     .holds = "the ASID is not 0",
+     .fields = "asid",
+     .reached = Reached::vmcb12,
+     .manual = "15.5.1",
+     .cause = Errc::asid_zero,
+     .judge = [](const SvmCase& c) noexcept { return c.violated(c["asid"] == 0, "asid"); }},
+    {.id = "S11",
+     .holds = "nested paging needs a host with it (npt=1)",
+     .fields = "misc_ctl",
+     .needs = Needs::nested_paging,
+     .reached = Reached::vmcb12,
+     .applies = up_to_6_12,
+     .manual = "15.25",
+     .judge =
+         [](const SvmCase& c) noexcept {
+             if (!has(c["misc_ctl"], svm::MiscCtl::np_enable))
+                 return holds;
+             return if_known(negation(known(c.to().nested_paging)), Needs::nested_paging,
+                             c.violated(true, "misc_ctl", mask(svm::MiscCtl::np_enable)));
+         }},
+    {.id = "S12",
+     .holds = "with nested paging its CR3 lies below 2^MAXPHYADDR",
+     .fields = "nested_cr3, misc_ctl",
+     .needs = Needs::maxphyaddr | Needs::guest_cpuid | Needs::kernel,
+     .reached = Reached::vmcb12,
+     .manual = "15.25.3",
+     .judge =
+         [](const SvmCase& c) noexcept {
+             return if_known(c.nested_paging(), c.to().kernel ? Needs::guest_cpuid : Needs::kernel,
+                             c.address(c["nested_cr3"], 1, 1, c.offset("nested_cr3")));
+         }},
+    {.id = "S13",
+     .holds = "the bitmaps of MSRs and of I/O lie below 2^MAXPHYADDR",
+     .fields = "msrpm_base_pa, iopm_base_pa",
+     .needs = Needs::maxphyaddr,
+     .reached = Reached::vmcb12,
+     .manual = "15.5.1",
+     .judge =
+         [](const SvmCase& c) noexcept {
+             constexpr std::uint64_t msr_bitmap = 2 * uapi::page_size, io_bitmap = 3 * uapi::page_size;
+             return all(c.bitmap("msrpm_base_pa", msr_bitmap), c.bitmap("iopm_base_pa", io_bitmap));
+         }},
+    {.id = "S14",
+     .holds = "virtual NMIs need the NMI intercept",
+     .fields = "int_ctl, intercepts[3]",
+     .reached = Reached::vmcb12,
+     .applies = from_6_12,
+     .manual = "15.21.10",
+     .judge =
+         [](const SvmCase& c) noexcept {
+             return c.violated(has(c["int_ctl"], svm::IntCtl::v_nmi_enable)
+                                   && !has(c["intercepts[3]"], svm::Intercept::nmi),
+                               "intercepts[3]", mask(svm::Intercept::nmi));
+         }},
+    {.id = "S15",
+     .holds =
+         "the event to inject is an interrupt, an NMI, software's, or an exception that the guest can have",
+     .fields = "event_inj",
+     .needs = Needs::guest_cpuid,
+     .reached = Reached::vmcb12,
+     .applies = from_7,
+     .manual = "15.20",
+     .judge =
+         [](const SvmCase& c) noexcept {
+             const auto event = c["event_inj"];
+             if (!has(event, svm::Event::valid))
+                 return holds;
+             const auto type = event >> 8 & 7, vector = event & 0xff;
+             constexpr unsigned interrupt = 0, nmi = 2, exception = 3, software = 4;
+             if (type != interrupt && type != nmi && type != exception && type != software)
+                 return c.violated(true, "event_inj", 0x700);
+             if (type != exception)
+                 return holds;
+             // 0, 1, 3 to 8, 10 to 14, 16 to 19, 28, 30; #CP and #VC with their features.
+             constexpr std::uint32_t defined = 0x500f'7dfb;
+             constexpr unsigned control_protection = 21, vmm_communication = 29;
+             if (vector == control_protection)
+                 return if_known(negation(c.to().guest[Feature::shstk]), Needs::guest_cpuid,
+                                 c.violated(true, "event_inj", 0xff));
+             if (vector == vmm_communication)
+                 return if_known(negation(c.to().guest[Feature::sev_es]), Needs::guest_cpuid,
+                                 c.violated(true, "event_inj", 0xff));
+             return c.violated(vector > 31 || (defined >> vector & 1) == 0, "event_inj", 0xff);
+         }},
+    {.id = "S16",
+     .holds = "the vCPU's own CR0, which is L2's, has not NW without CD",
+     .needs = Needs::registers,
+     .reached = Reached::vmcb12,
+     .manual = "15.5.1",
+     .advice = "KVM_SET_SREGS2 with L2's CR0 comes before",
+     .judge =
+         [](const SvmCase& c) noexcept {
+             if (!c.to().cr0)
+                 return c.unknown(Needs::registers, 0);
+             return SvmCase::StateCase::violated(has(*c.to().cr0, Cr0::nw) && !has(*c.to().cr0, Cr0::cd), 0);
+         }},
+    {.id = "S17",
+     .holds = "L1's CR0 has PG and PE",
+     .fields = "cr0",
+     .reached = Reached::vmcb12,
+     .judge =
+         [](const SvmCase& c) noexcept {
+             const auto missing = ~c["cr0"] & mask(Cr0::pg, Cr0::pe);
+             return c.violated(missing != 0, "cr0", missing);
+         }},
+    {.id = "S18",
+     .holds = "L1's RFLAGS has no VM",
+     .fields = "rflags",
+     .reached = Reached::vmcb12,
+     .judge =
+         [](const SvmCase& c) noexcept {
+             return c.violated(has(c["rflags"], Rflags::vm), "rflags", mask(Rflags::vm));
+         }},
+    {.id = "S19",
+     .holds = "L1's EFER.LMA needs LME",
+     .fields = "efer",
+     .reached = Reached::vmcb12,
+     .applies = from_7_3,
+     .judge =
+         [](const SvmCase& c) noexcept {
+             return c.violated(has(c["efer"], Efer::lma) && !has(c["efer"], Efer::lme), "efer",
+                               mask(Efer::lme));
+         }},
+    {.id = "S20",
+     .holds = "L1's EFER has SVME",
+     .fields = "efer",
+     .reached = Reached::vmcb12,
+     .manual = "15.5.1",
+     .judge =
+         [](const SvmCase& c) noexcept {
+             return c.violated(!has(c["efer"], Efer::svme), "efer", mask(Efer::svme));
+         }},
+    {.id = "S21",
+     .holds = "L1's CR0 has not NW without CD, nor any of bits 63:32",
+     .fields = "cr0",
+     .reached = Reached::vmcb12,
+     .manual = "15.5.1",
+     .judge =
+         [](const SvmCase& c) noexcept {
+             const auto cr0 = c["cr0"];
+             constexpr std::uint64_t high = ~std::uint64_t{0xffff'ffff};
+             return all(c.violated(has(cr0, Cr0::nw) && !has(cr0, Cr0::cd), "cr0", mask(Cr0::nw)),
+                        c.violated((cr0 & high) != 0, "cr0", cr0 & high));
+         }},
+    {.id = "S22",
+     .holds = "bits 63:32 of L1's DR6 and DR7 are 0",
+     .fields = "dr6, dr7",
+     .reached = Reached::vmcb12,
+     .manual = "15.5.1",
+     .judge =
+         [](const SvmCase& c) noexcept {
+             return all(c.violated(c["dr6"] >> 32 != 0, "dr6"), c.violated(c["dr7"] >> 32 != 0, "dr7"));
+         }},
+    {.id = "S23",
+     .holds = "L1 in long mode has CR4.PAE, CR0.PE, a CR3 below 2^MAXPHYADDR and not both CS.L and CS.D",
+     .fields = "cr4, cr0, cr3, cs.attrib",
+     .needs = Needs::maxphyaddr | Needs::guest_cpuid,
+     .reached = Reached::vmcb12,
+     .manual = "15.5.1",
+     .judge =
+         [](const SvmCase& c) noexcept {
+             if (!has(c["efer"], Efer::lme) || !has(c["cr0"], Cr0::pg))
+                 return holds;
+             const auto both_sizes = mask(svm::Attribute::l, svm::Attribute::db);
+             return all(c.violated(!has(c["cr4"], Cr4::pae), "cr4", mask(Cr4::pae)),
+                        c.violated(!has(c["cr0"], Cr0::pe), "cr0", mask(Cr0::pe)),
+                        c.legal_cr3(c["cr3"], c.offset("cr3")),
+                        c.violated((c["cs.attrib"] & both_sizes) == both_sizes, "cs.attrib", both_sizes));
+         }},
+    {.id = "S24",
+     .holds = "L1's CR4 has no bit that the vCPU lacks",
+     .fields = "cr4",
+     .needs = Needs::guest_cpuid | Needs::host_cpuid,
+     .reached = Reached::vmcb12,
+     .manual = "15.5.1",
+     .judge = [](const SvmCase& c) noexcept { return c.reserved_cr4(c["cr4"], c.offset("cr4")); }},
+    {.id = "S25",
+     .holds = "L1's EFER has no bit that the vCPU lacks",
+     .fields = "efer",
+     .needs = Needs::guest_cpuid | Needs::host_cpuid,
+     .reached = Reached::vmcb12,
+     .manual = "15.5.1",
+     .judge = [](const SvmCase& c) noexcept { return c.efer(c["efer"], c.offset("efer")); }},
+    {.id = "S26",
+     .holds = "where L2 has a PAT of its own, it has memory types in each byte",
+     .fields = "hdr.svm.gpat, misc_ctl",
+     .needs = Needs::quirks | Needs::guest_cpuid,
+     .reached = Reached::vmcb12,
+     .applies = from_7,
+     .manual = "15.25.8",
+     .judge =
+         [](const SvmCase& c) noexcept {
+             if (c.is_valid_pat(c.svm().gpat))
+                 return holds;
+             const auto own =
+                 !c.to().disabled_quirks
                      ? Known::unknown
                      : known(std::optional{(*c.to().disabled_quirks & quirk::nested_svm_shared_pat) != 0});
-return if_known(both(own, c.nested_paging()), c.to().disabled_quirks ? Needs::guest_cpuid : Needs::quirks,
-                c.in_header(true, header_offset("hdr.svm.gpat")));
-}
-, Certainty::fails, Answer::einval, from_7
-}
-, {"S27", "the vCPU's own CR3, which is L2's, lies below 2^MAXPHYADDR", "",
-   Needs::registers | Needs::maxphyaddr, Reached::vmcb12, Keeps::l2_active, "",
-   KVM_NESTED_JUDGE{if (!c.to().cr3) return c.unknown(Needs::registers, 0);
-return c.legal_cr3(*c.to().cr3, 0);
-}
-, Certainty::fails, Answer::einval, everywhere, {}, "KVM_SET_SREGS2 with L2's CR3 comes before"
-}
-,
+             return if_known(both(own, c.nested_paging()),
+                             c.to().disabled_quirks ? Needs::guest_cpuid : Needs::quirks,
+                             c.in_header(true, header_offset("hdr.svm.gpat")));
+         }},
+    {.id = "S27",
+     .holds = "the vCPU's own CR3, which is L2's, lies below 2^MAXPHYADDR",
+     .needs = Needs::registers | Needs::maxphyaddr,
+     .reached = Reached::vmcb12,
+     .keeps = Keeps::l2_active,
+     .advice = "KVM_SET_SREGS2 with L2's CR3 comes before",
+     .judge =
+         [](const SvmCase& c) noexcept {
+             if (!c.to().cr3)
+                 return c.unknown(Needs::registers, 0);
+             return c.legal_cr3(*c.to().cr3, 0);
+         }},
 });
-
-#undef KVM_NESTED_JUDGE
 
 } // namespace kvm::nested::detail
 

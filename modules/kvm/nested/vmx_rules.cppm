@@ -367,648 +367,1019 @@ namespace kvm::nested::detail {
 namespace flag = uapi::state_flag;
 using vmx::EntryControl, vmx::ExitControl, vmx::PinBased, vmx::Primary, vmx::Secondary;
 
-#define KVM_NESTED_JUDGE [](const VmxCase& c) noexcept -> Judgement
-
 constexpr std::uint16_t segment_rpl_and_table = 7;
 
 inline constexpr auto vmx_rules_after_the_common_ones = std::to_array<Rule<VmxCase>>({
-    {"V1", "the format is 0, VMX", "format", Needs::vendor, Reached::always, Keeps::unchanged, "",
-     KVM_NESTED_JUDGE { return c.in_header(c.header().format != Vmx::format, header_offset("format"));
-} // namespace kvm::nested::detail
-, Certainty::fails, Answer::einval, everywhere, Errc::unknown_format,
-    "a state goes only to a host of its own vendor"
-}
-, {"V2", "outside VMX operation the SMM flags are 0", "hdr.vmx.vmxon_pa, hdr.vmx.smm.flags", Needs::bytes,
-   Reached::always, Keeps::unchanged, "",
-   KVM_NESTED_JUDGE{
-       return c.in_header(!c.vmxon() && c.vmx().smm_flags != 0, header_offset("hdr.vmx.smm.flags"));
-}
-, Certainty::fails, Answer::einval, everywhere, Errc::smm_without_vmxon
-}
-, {"V3", "outside VMX operation there is no vmcs12 address", "hdr.vmx.vmxon_pa, hdr.vmx.vmcs12_pa",
-   Needs::bytes, Reached::always, Keeps::unchanged, "",
-   KVM_NESTED_JUDGE{return c.in_header(!c.vmxon() && c.vmcs12(), header_offset("hdr.vmx.vmcs12_pa"));
-}
-, Certainty::fails, Answer::einval, everywhere, Errc::vmcs12_without_vmxon
-}
-, {"V4", "outside VMX operation no flag but EVMCS is set", "hdr.vmx.vmxon_pa, flags", Needs::bytes,
-   Reached::always, Keeps::unchanged, "",
-   KVM_NESTED_JUDGE{const auto surplus = c.header().flags & ~flag::evmcs;
-return c.in_header(!c.vmxon() && surplus != 0, header_offset("flags"), static_cast<std::uint64_t>(surplus));
-}
-, Certainty::fails, Answer::einval, everywhere, Errc::flags_without_vmxon
-}
-, {"V5", "the guest's CPUID has VMX", "hdr.vmx.vmxon_pa", Needs::guest_cpuid, Reached::vmx_operation,
-   Keeps::unchanged, "24.6",
-   KVM_NESTED_JUDGE{return c.needs_feature(Feature::vmx, header_offset("hdr.vmx.vmxon_pa"));
-}
-, Certainty::fails, Answer::einval, everywhere, {},
-    "KVM_SET_CPUID2 with VMX in leaf 1 comes before; on a host without nesting KVM takes it away"
-}
-, {"V6", "the VMXON region is page-aligned and below 2^MAXPHYADDR", "hdr.vmx.vmxon_pa", Needs::maxphyaddr,
-   Reached::vmx_operation, Keeps::unchanged, "25.11.5",
-   KVM_NESTED_JUDGE{return c.address(c.vmx().vmxon_pa, uapi::page_size, 1, header_offset("hdr.vmx.vmxon_pa"));
-}
-, Certainty::fails, Answer::einval, everywhere, Errc::bad_vmxon_address
-}
-, {"V7", "L2 is either active or was interrupted by an SMI, not both", "hdr.vmx.smm.flags, flags",
-   Needs::bytes, Reached::always, Keeps::unchanged, "",
-   KVM_NESTED_JUDGE{return c.in_header(c.smm_has(uapi::smm_flag::guest_mode) && c.has(flag::guest_mode),
-                                       header_offset("hdr.vmx.smm.flags"));
-}
-, Certainty::fails, Answer::einval, everywhere, Errc::l2_active_in_smm
-}
-, {"V8", "no unknown SMM flag is set", "hdr.vmx.smm.flags", Needs::bytes, Reached::always, Keeps::unchanged,
-   "", KVM_NESTED_JUDGE{const auto unknown = c.vmx().smm_flags & ~uapi::smm_flag::known;
-return c.in_header(unknown != 0, header_offset("hdr.vmx.smm.flags"), static_cast<std::uint64_t>(unknown));
-}
-, Certainty::fails, Answer::einval, everywhere, Errc::unknown_smm_flags
-}
-, {"V9", "no unknown flag of the VMX header is set", "hdr.vmx.flags", Needs::bytes, Reached::always,
-   Keeps::unchanged, "", KVM_NESTED_JUDGE{const auto unknown = c.vmx().flags & ~uapi::vmx_flag::known;
-return c.in_header(unknown != 0, header_offset("hdr.vmx.flags"), unknown);
-}
-, Certainty::fails, Answer::einval, everywhere, Errc::unknown_vmx_flags
-}
-, {"V10", "in SMM neither L2 is active nor an entry pending, outside SMM the SMM flags are 0",
-   "hdr.vmx.smm.flags, flags", Needs::smm, Reached::always, Keeps::unchanged, "",
-   KVM_NESTED_JUDGE{const bool of_smm = c.vmx().smm_flags != 0,
-                    of_l2 = (c.header().flags & (flag::guest_mode | flag::run_pending)) != 0;
-const auto violated = c.in_header(true, of_smm ? header_offset("hdr.vmx.smm.flags") : header_offset("flags"));
-if (!of_smm && !of_l2)
-    return holds;
-if (of_smm && of_l2)
-    return violated;
-const auto in_smm = known(c.to().smm);
-return if_known(of_l2 ? in_smm : negation(in_smm), Needs::smm, violated);
-}
-, Certainty::fails, Answer::einval, everywhere, Errc::l2_active_in_smm,
-    "KVM_SET_VCPU_EVENTS, which brings the vCPU into SMM, comes before"
-}
-, {"V11", "an L2 that an SMI interrupted has VMX operation to go back to", "hdr.vmx.smm.flags", Needs::bytes,
-   Reached::always, Keeps::unchanged, "",
-   KVM_NESTED_JUDGE{
-       return c.in_header(c.smm_has(uapi::smm_flag::guest_mode) && !c.smm_has(uapi::smm_flag::vmxon),
-                          header_offset("hdr.vmx.smm.flags"));
-}
-, Certainty::fails, Answer::einval, everywhere, Errc::smm_l2_without_smm_vmxon
-}
-, {"V12", "EVMCS needs VMX in CPUID and KVM_CAP_HYPERV_ENLIGHTENED_VMCS on the vCPU", "flags",
-   Needs::guest_cpuid | Needs::enlightened_vmcs, Reached::always, Keeps::unchanged, "",
-   KVM_NESTED_JUDGE{if (!c.has(flag::evmcs)) return holds;
-const auto violated = c.in_header(true, header_offset("flags"), flag::evmcs);
-return all(c.needs_feature(Feature::vmx, header_offset("flags")),
-           if_known(negation(known(c.to().enlightened_vmcs)), Needs::enlightened_vmcs, violated));
-}
-, Certainty::fails, Answer::einval, everywhere, {},
-    "KVM_ENABLE_CAP of KVM_CAP_HYPERV_ENLIGHTENED_VMCS on the vCPU comes before"
-}
-, {"V15", "a state without a vmcs12 has neither an address of one nor L2 active nor EVMCS", "size",
-   Needs::bytes, Reached::vmx_operation, Keeps::vmxon, "",
-   KVM_NESTED_JUDGE{return c.in_header(c.header().size < size_with_vmcs12
-                                           && (c.vmcs12() || c.has(flag::evmcs) || c.has(flag::guest_mode)),
-                                       header_offset("size"));
-}
-, Certainty::fails, Answer::einval, everywhere, Errc::payload_missing, "the state was cut off"
-}
-, {"V16", "the vmcs12 address is page-aligned, below 2^MAXPHYADDR and not the VMXON region",
-   "hdr.vmx.vmcs12_pa, hdr.vmx.vmxon_pa", Needs::maxphyaddr, Reached::vmcs12, Keeps::vmxon, "25.11.1",
-   KVM_NESTED_JUDGE{if (!c.vmcs12()) return holds;
-constexpr auto offset = header_offset("hdr.vmx.vmcs12_pa");
-return all(c.in_header(c.vmx().vmcs12_pa == c.vmx().vmxon_pa, offset),
-           c.address(c.vmx().vmcs12_pa, uapi::page_size, 1, offset));
-}
-, Certainty::fails, Answer::einval, everywhere, Errc::bad_vmcs12_address
-}
-, {"V17", "a vmcs12 without an address is an enlightened one", "hdr.vmx.vmcs12_pa, flags", Needs::bytes,
-   Reached::vmcs12, Keeps::vmxon, "",
-   KVM_NESTED_JUDGE{
-       return c.in_header(!c.vmcs12() && !c.has(flag::evmcs), header_offset("hdr.vmx.vmcs12_pa"));
-}
-, Certainty::fails, Answer::einval, everywhere, Errc::payload_without_vmcs12,
-    "VMX operation without a current VMCS is a state of 128 bytes"
-}
-, {"V18", "the vmcs12 can be read", "size", Needs::caller_memory, Reached::vmx_operation, Keeps::current_vmcs,
-   "",
-   KVM_NESTED_JUDGE{return c.header().size >= size_with_vmcs12 && c.bytes().size() < size_with_vmcs12
-                               ? c.unknown(Needs::caller_memory, header_offset("size"))
-                               : holds;
-}
-, Certainty::fails, Answer::efault, everywhere, {}, "the buffer ends before the vmcs12 does"
-}
-, {"V19", "the vmcs12 has KVM's revision, 0x11e57ed0", "hdr", Needs::bytes, Reached::vmcs12,
-   Keeps::current_vmcs, "25.2",
-   KVM_NESTED_JUDGE{const auto revision = c["hdr"] & ~mask(vmx::VmcsRevision::shadow_vmcs);
-return c.violated(revision != uapi::vmcs12_revision, "hdr");
-}
-, Certainty::fails, Answer::einval, everywhere, Errc::bad_vmcs12_revision, "the state is not of a Linux KVM"
-}
-, {"V21", "where L2 uses a shadow VMCS, the state has it", "size", Needs::bytes, Reached::shadow_vmcs12,
-   Keeps::current_vmcs, "25.10",
-   KVM_NESTED_JUDGE{return c.in_header(c.header().size < size_with_shadow_vmcs12, header_offset("size"));
-}
-, Certainty::fails, Answer::einval, everywhere, Errc::shadow_vmcs12_missing, "the state was cut off"
-}
-, {"V22", "the shadow vmcs12 can be read", "size", Needs::caller_memory, Reached::shadow_vmcs12,
-   Keeps::current_vmcs, "",
-   KVM_NESTED_JUDGE{return c.header().size >= size_with_shadow_vmcs12
-                                   && c.bytes().size() < size_with_shadow_vmcs12
-                               ? c.unknown(Needs::caller_memory, header_offset("size"))
-                               : holds;
-}
-, Certainty::fails, Answer::efault, everywhere, {}, "the buffer ends before the shadow vmcs12 does"
-}
-, {"V23", "the shadow vmcs12 has KVM's revision and is marked as one", "hdr", Needs::bytes,
-   Reached::shadow_vmcs12, Keeps::current_vmcs, "25.2",
-   KVM_NESTED_JUDGE{constexpr auto begin = begin_of(Part::shadow_vmcs12);
-if (c.header().size < size_with_shadow_vmcs12 || c.bytes().size() < size_with_shadow_vmcs12)
-    return holds;
-const auto word = read(c.bytes().subspan(begin), Vmcs12Fields::Name{"hdr"}.field());
-return c.in_header(word != shadow_vmcs12_revision, begin);
-}
-, Certainty::fails, Answer::einval, everywhere, Errc::bad_shadow_vmcs12_revision
-}
-,
-
+    {.id = "V1",
+     .holds = "the format is 0, VMX",
+     .fields = "format",
+     .needs = Needs::vendor,
+     .cause = Errc::unknown_format,
+     .advice = "a state goes only to a host of its own vendor",
+     .judge =
+         [](const VmxCase& c) noexcept {
+             return c.in_header(c.header().format != Vmx::format, header_offset("format"));
+         }},
+    {.id = "V2",
+     .holds = "outside VMX operation the SMM flags are 0",
+     .fields = "hdr.vmx.vmxon_pa, hdr.vmx.smm.flags",
+     .cause = Errc::smm_without_vmxon,
+     .judge =
+         [](const VmxCase& c) noexcept {
+             return c.in_header(!c.vmxon() && c.vmx().smm_flags != 0, header_offset("hdr.vmx.smm.flags"));
+         }},
+    {.id = "V3",
+     .holds = "outside VMX operation there is no vmcs12 address",
+     .fields = "hdr.vmx.vmxon_pa, hdr.vmx.vmcs12_pa",
+     .cause = Errc::vmcs12_without_vmxon,
+     .judge =
+         [](const VmxCase& c) noexcept {
+             return c.in_header(!c.vmxon() && c.vmcs12(), header_offset("hdr.vmx.vmcs12_pa"));
+         }},
+    {.id = "V4",
+     .holds = "outside VMX operation no flag but EVMCS is set",
+     .fields = "hdr.vmx.vmxon_pa, flags",
+     .cause = Errc::flags_without_vmxon,
+     .judge =
+         [](const VmxCase& c) noexcept {
+             const auto surplus = c.header().flags & ~flag::evmcs;
+             return c.in_header(!c.vmxon() && surplus != 0, header_offset("flags"),
+                                static_cast<std::uint64_t>(surplus));
+         }},
+    {.id = "V5",
+     .holds = "the guest's CPUID has VMX",
+     .fields = "hdr.vmx.vmxon_pa",
+     .needs = Needs::guest_cpuid,
+     .reached = Reached::vmx_operation,
+     .manual = "24.6",
+     .advice = "KVM_SET_CPUID2 with VMX in leaf 1 comes before; on a host without nesting KVM takes it away",
+     .judge =
+         [](const VmxCase& c) noexcept {
+             return c.needs_feature(Feature::vmx, header_offset("hdr.vmx.vmxon_pa"));
+         }},
+    {.id = "V6",
+     .holds = "the VMXON region is page-aligned and below 2^MAXPHYADDR",
+     .fields = "hdr.vmx.vmxon_pa",
+     .needs = Needs::maxphyaddr,
+     .reached = Reached::vmx_operation,
+     .manual = "25.11.5",
+     .cause = Errc::bad_vmxon_address,
+     .judge =
+         [](const VmxCase& c) noexcept {
+             return c.address(c.vmx().vmxon_pa, uapi::page_size, 1, header_offset("hdr.vmx.vmxon_pa"));
+         }},
+    {.id = "V7",
+     .holds = "L2 is either active or was interrupted by an SMI, not both",
+     .fields = "hdr.vmx.smm.flags, flags",
+     .cause = Errc::l2_active_in_smm,
+     .judge =
+         [](const VmxCase& c) noexcept {
+             return c.in_header(c.smm_has(uapi::smm_flag::guest_mode) && c.has(flag::guest_mode),
+                                header_offset("hdr.vmx.smm.flags"));
+         }},
+    {.id = "V8",
+     .holds = "no unknown SMM flag is set",
+     .fields = "hdr.vmx.smm.flags",
+     .cause = Errc::unknown_smm_flags,
+     .judge =
+         [](const VmxCase& c) noexcept {
+             const auto unknown = c.vmx().smm_flags & ~uapi::smm_flag::known;
+             return c.in_header(unknown != 0, header_offset("hdr.vmx.smm.flags"),
+                                static_cast<std::uint64_t>(unknown));
+         }},
+    {.id = "V9",
+     .holds = "no unknown flag of the VMX header is set",
+     .fields = "hdr.vmx.flags",
+     .cause = Errc::unknown_vmx_flags,
+     .judge =
+         [](const VmxCase& c) noexcept {
+             const auto unknown = c.vmx().flags & ~uapi::vmx_flag::known;
+             return c.in_header(unknown != 0, header_offset("hdr.vmx.flags"), unknown);
+         }},
+    {.id = "V10",
+     .holds = "in SMM neither L2 is active nor an entry pending, outside SMM the SMM flags are 0",
+     .fields = "hdr.vmx.smm.flags, flags",
+     .needs = Needs::smm,
+     .cause = Errc::l2_active_in_smm,
+     .advice = "KVM_SET_VCPU_EVENTS, which brings the vCPU into SMM, comes before",
+     .judge =
+         [](const VmxCase& c) noexcept {
+             const bool of_smm = c.vmx().smm_flags != 0,
+                        of_l2 = (c.header().flags & (flag::guest_mode | flag::run_pending)) != 0;
+             const auto violated =
+                 c.in_header(true, of_smm ? header_offset("hdr.vmx.smm.flags") : header_offset("flags"));
+             if (!of_smm && !of_l2)
+                 return holds;
+             if (of_smm && of_l2)
+                 return violated;
+             const auto in_smm = known(c.to().smm);
+             return if_known(of_l2 ? in_smm : negation(in_smm), Needs::smm, violated);
+         }},
+    {.id = "V11",
+     .holds = "an L2 that an SMI interrupted has VMX operation to go back to",
+     .fields = "hdr.vmx.smm.flags",
+     .cause = Errc::smm_l2_without_smm_vmxon,
+     .judge =
+         [](const VmxCase& c) noexcept {
+             return c.in_header(c.smm_has(uapi::smm_flag::guest_mode) && !c.smm_has(uapi::smm_flag::vmxon),
+                                header_offset("hdr.vmx.smm.flags"));
+         }},
+    {.id = "V12",
+     .holds = "EVMCS needs VMX in CPUID and KVM_CAP_HYPERV_ENLIGHTENED_VMCS on the vCPU",
+     .fields = "flags",
+     .needs = Needs::guest_cpuid | Needs::enlightened_vmcs,
+     .advice = "KVM_ENABLE_CAP of KVM_CAP_HYPERV_ENLIGHTENED_VMCS on the vCPU comes before",
+     .judge =
+         [](const VmxCase& c) noexcept {
+             if (!c.has(flag::evmcs))
+                 return holds;
+             const auto violated = c.in_header(true, header_offset("flags"), flag::evmcs);
+             return all(
+                 c.needs_feature(Feature::vmx, header_offset("flags")),
+                 if_known(negation(known(c.to().enlightened_vmcs)), Needs::enlightened_vmcs, violated));
+         }},
+    {.id = "V15",
+     .holds = "a state without a vmcs12 has neither an address of one nor L2 active nor EVMCS",
+     .fields = "size",
+     .reached = Reached::vmx_operation,
+     .keeps = Keeps::vmxon,
+     .cause = Errc::payload_missing,
+     .advice = "the state was cut off",
+     .judge =
+         [](const VmxCase& c) noexcept {
+             return c.in_header(c.header().size < size_with_vmcs12
+                                    && (c.vmcs12() || c.has(flag::evmcs) || c.has(flag::guest_mode)),
+                                header_offset("size"));
+         }},
+    {.id = "V16",
+     .holds = "the vmcs12 address is page-aligned, below 2^MAXPHYADDR and not the VMXON region",
+     .fields = "hdr.vmx.vmcs12_pa, hdr.vmx.vmxon_pa",
+     .needs = Needs::maxphyaddr,
+     .reached = Reached::vmcs12,
+     .keeps = Keeps::vmxon,
+     .manual = "25.11.1",
+     .cause = Errc::bad_vmcs12_address,
+     .judge =
+         [](const VmxCase& c) noexcept {
+             if (!c.vmcs12())
+                 return holds;
+             constexpr auto offset = header_offset("hdr.vmx.vmcs12_pa");
+             return all(c.in_header(c.vmx().vmcs12_pa == c.vmx().vmxon_pa, offset),
+                        c.address(c.vmx().vmcs12_pa, uapi::page_size, 1, offset));
+         }},
+    {.id = "V17",
+     .holds = "a vmcs12 without an address is an enlightened one",
+     .fields = "hdr.vmx.vmcs12_pa, flags",
+     .reached = Reached::vmcs12,
+     .keeps = Keeps::vmxon,
+     .cause = Errc::payload_without_vmcs12,
+     .advice = "VMX operation without a current VMCS is a state of 128 bytes",
+     .judge =
+         [](const VmxCase& c) noexcept {
+             return c.in_header(!c.vmcs12() && !c.has(flag::evmcs), header_offset("hdr.vmx.vmcs12_pa"));
+         }},
+    {.id = "V18",
+     .holds = "the vmcs12 can be read",
+     .fields = "size",
+     .needs = Needs::caller_memory,
+     .reached = Reached::vmx_operation,
+     .answer = Answer::efault,
+     .keeps = Keeps::current_vmcs,
+     .advice = "the buffer ends before the vmcs12 does",
+     .judge =
+         [](const VmxCase& c) noexcept {
+             return c.header().size >= size_with_vmcs12 && c.bytes().size() < size_with_vmcs12
+                        ? c.unknown(Needs::caller_memory, header_offset("size"))
+                        : holds;
+         }},
+    {.id = "V19",
+     .holds = "the vmcs12 has KVM's revision, 0x11e57ed0",
+     .fields = "hdr",
+     .reached = Reached::vmcs12,
+     .keeps = Keeps::current_vmcs,
+     .manual = "25.2",
+     .cause = Errc::bad_vmcs12_revision,
+     .advice = "the state is not of a Linux KVM",
+     .judge =
+         [](const VmxCase& c) noexcept {
+             const auto revision = c["hdr"] & ~mask(vmx::VmcsRevision::shadow_vmcs);
+             return c.violated(revision != uapi::vmcs12_revision, "hdr");
+         }},
+    {.id = "V21",
+     .holds = "where L2 uses a shadow VMCS, the state has it",
+     .fields = "size",
+     .reached = Reached::shadow_vmcs12,
+     .keeps = Keeps::current_vmcs,
+     .manual = "25.10",
+     .cause = Errc::shadow_vmcs12_missing,
+     .advice = "the state was cut off",
+     .judge =
+         [](const VmxCase& c) noexcept {
+             return c.in_header(c.header().size < size_with_shadow_vmcs12, header_offset("size"));
+         }},
+    {.id = "V22",
+     .holds = "the shadow vmcs12 can be read",
+     .fields = "size",
+     .needs = Needs::caller_memory,
+     .reached = Reached::shadow_vmcs12,
+     .answer = Answer::efault,
+     .keeps = Keeps::current_vmcs,
+     .advice = "the buffer ends before the shadow vmcs12 does",
+     .judge =
+         [](const VmxCase& c) noexcept {
+             return c.header().size >= size_with_shadow_vmcs12 && c.bytes().size() < size_with_shadow_vmcs12
+                        ? c.unknown(Needs::caller_memory, header_offset("size"))
+                        : holds;
+         }},
+    {.id = "V23",
+     .holds = "the shadow vmcs12 has KVM's revision and is marked as one",
+     .fields = "hdr",
+     .reached = Reached::shadow_vmcs12,
+     .keeps = Keeps::current_vmcs,
+     .manual = "25.2",
+     .cause = Errc::bad_shadow_vmcs12_revision,
+     .judge =
+         [](const VmxCase& c) noexcept {
+             constexpr auto begin = begin_of(Part::shadow_vmcs12);
+             if (c.header().size < size_with_shadow_vmcs12 || c.bytes().size() < size_with_shadow_vmcs12)
+                 return holds;
+             const auto word = read(c.bytes().subspan(begin), Vmcs12Fields::Name{"hdr"}.field());
+             return c.in_header(word != shadow_vmcs12_revision, begin);
+         }},
     // --- execution controls
-    {"C1", "the pin-based controls are as the capability MSR allows", "pin_based_vm_exec_control",
-     Needs::capabilities, Reached::l2_active, Keeps::current_vmcs, "27.2.1.1",
-     KVM_NESTED_JUDGE{return c.controls<PinBased>("pin_based_vm_exec_control");
-}
-}
-, {"C2", "the primary controls are as the capability MSR allows", "cpu_based_vm_exec_control",
-   Needs::capabilities, Reached::l2_active, Keeps::current_vmcs, "27.2.1.1",
-   KVM_NESTED_JUDGE{return c.controls<Primary>("cpu_based_vm_exec_control");
-}
-}
-, {"C3", "the secondary controls, where they are active, are as the capability MSR allows",
-   "secondary_vm_exec_control", Needs::capabilities, Reached::l2_active, Keeps::current_vmcs, "27.2.1.1",
-   KVM_NESTED_JUDGE{return c.primary(Primary::activate_secondary_controls)
-                               ? c.controls<Secondary>("secondary_vm_exec_control")
-                               : holds;
-}
-}
-, {"C4", "the CR3-target count is not above the limit in IA32_VMX_MISC", "cr3_target_count",
-   Needs::capabilities, Reached::l2_active, Keeps::current_vmcs, "27.2.1.1",
-   KVM_NESTED_JUDGE{const auto count = c["cr3_target_count"];
-const auto limit = c.capability(vmx::msr::misc, 16, 9);
-if (limit)
-    return c.violated(count > *limit, "cr3_target_count");
-return count == 0 ? holds : c.unknown(Needs::capabilities, c.offset("cr3_target_count"));
-}
-}
-, {"C5", "the I/O bitmaps are page-aligned and below 2^MAXPHYADDR", "io_bitmap_a, io_bitmap_b",
-   Needs::maxphyaddr, Reached::l2_active, Keeps::current_vmcs, "27.2.1.1",
-   KVM_NESTED_JUDGE{
-       return c.primary(Primary::use_io_bitmaps) ? all(c.page("io_bitmap_a"), c.page("io_bitmap_b")) : holds;
-}
-}
-, {"C6", "the MSR bitmap is page-aligned and below 2^MAXPHYADDR", "msr_bitmap", Needs::maxphyaddr,
-   Reached::l2_active, Keeps::current_vmcs, "27.2.1.1",
-   KVM_NESTED_JUDGE{return c.primary(Primary::use_msr_bitmaps) ? c.page("msr_bitmap") : holds;
-}
-}
-, {"C7", "the virtual-APIC page is page-aligned and below 2^MAXPHYADDR", "virtual_apic_page_addr",
-   Needs::maxphyaddr, Reached::l2_active, Keeps::current_vmcs, "27.2.1.1",
-   KVM_NESTED_JUDGE{return c.primary(Primary::use_tpr_shadow) ? c.page("virtual_apic_page_addr") : holds;
-}
-}
-, {"C8", "with a TPR shadow and no virtual-interrupt delivery the TPR threshold is below 16", "tpr_threshold",
-   Needs::bytes, Reached::l2_active, Keeps::current_vmcs, "27.2.1.1",
-   KVM_NESTED_JUDGE{return c.violated(c.primary(Primary::use_tpr_shadow)
-                                          && !c.secondary(Secondary::virtual_interrupt_delivery)
-                                          && c["tpr_threshold"] >> 4 != 0,
-                                      "tpr_threshold");
-}
-, Certainty::fails, Answer::einval, from_7
-}
-, {"C9", "the APIC-access page is page-aligned and below 2^MAXPHYADDR", "apic_access_addr", Needs::maxphyaddr,
-   Reached::l2_active, Keeps::current_vmcs, "27.2.1.1",
-   KVM_NESTED_JUDGE{return c.secondary(Secondary::virtualize_apic_accesses) ? c.page("apic_access_addr")
-                                                                            : holds;
-}
-}
-, {"C10", "the controls of APIC virtualization fit each other",
-   "secondary_vm_exec_control, pin_based_vm_exec_control, vm_exit_controls, posted_intr_nv, "
-   "cpu_based_vm_exec_control",
-   Needs::bytes, Reached::l2_active, Keeps::current_vmcs, "27.2.1.1", KVM_NESTED_JUDGE{using enum Secondary;
-const bool x2apic = c.secondary(virtualize_x2apic_mode), delivery = c.secondary(virtual_interrupt_delivery),
-           posted = c.pin(PinBased::process_posted_interrupts);
-if (!x2apic && !delivery && !posted && !c.secondary(apic_register_virtualization))
-    return holds;
-return all(c.violated(x2apic && c.secondary(virtualize_apic_accesses), "secondary_vm_exec_control",
-                      mask(virtualize_x2apic_mode, virtualize_apic_accesses)),
-           c.violated(delivery && !c.pin(PinBased::external_interrupt_exiting), "pin_based_vm_exec_control",
-                      mask(PinBased::external_interrupt_exiting)),
-           c.violated(posted && !delivery, "secondary_vm_exec_control", mask(virtual_interrupt_delivery)),
-           c.violated(posted && !c.exit(ExitControl::acknowledge_interrupt_on_exit), "vm_exit_controls",
-                      mask(ExitControl::acknowledge_interrupt_on_exit)),
-           c.violated(posted && (c["posted_intr_nv"] & 0xff00) != 0, "posted_intr_nv", 0xff00),
-           c.violated(!c.primary(Primary::use_tpr_shadow), "cpu_based_vm_exec_control",
-                      mask(Primary::use_tpr_shadow)));
-}
-}
-, {"C11", "the posted-interrupt descriptor is 64-byte aligned and below 2^MAXPHYADDR",
-   "posted_intr_desc_addr", Needs::maxphyaddr, Reached::l2_active, Keeps::current_vmcs, "27.2.1.1",
-   KVM_NESTED_JUDGE{
-       return c.pin(PinBased::process_posted_interrupts)
-                  ? c.address(c["posted_intr_desc_addr"], 64, 1, c.offset("posted_intr_desc_addr"))
-                  : holds;
-}
-}
-, {"C12", "virtual NMIs need NMI exiting, and NMI-window exiting needs virtual NMIs",
-   "pin_based_vm_exec_control, cpu_based_vm_exec_control", Needs::bytes, Reached::l2_active,
-   Keeps::current_vmcs, "27.2.1.1", KVM_NESTED_JUDGE{const bool virtual_nmis = c.pin(PinBased::virtual_nmis);
-return all(c.violated(virtual_nmis && !c.pin(PinBased::nmi_exiting), "pin_based_vm_exec_control",
-                      mask(PinBased::nmi_exiting)),
-           c.violated(!virtual_nmis && c.primary(Primary::nmi_window_exiting), "cpu_based_vm_exec_control",
-                      mask(Primary::nmi_window_exiting)));
-}
-}
-, {"C13", "PML needs EPT and a page-aligned log below 2^MAXPHYADDR", "secondary_vm_exec_control, pml_address",
-   Needs::maxphyaddr, Reached::l2_active, Keeps::current_vmcs, "27.2.1.1",
-   KVM_NESTED_JUDGE{if (!c.secondary(Secondary::enable_pml)) return holds;
-return all(
-    c.violated(!c.secondary(Secondary::enable_ept), "secondary_vm_exec_control", mask(Secondary::enable_ept)),
-    c.page("pml_address"));
-}
-}
-, {"C14", "an unrestricted guest needs EPT", "secondary_vm_exec_control", Needs::bytes, Reached::l2_active,
-   Keeps::current_vmcs, "27.2.1.1",
-   KVM_NESTED_JUDGE{
-       return c.violated(c.secondary(Secondary::unrestricted_guest) && !c.secondary(Secondary::enable_ept),
-                         "secondary_vm_exec_control", mask(Secondary::enable_ept));
-}
-}
-, {"C15", "mode-based execute control needs EPT", "secondary_vm_exec_control", Needs::bytes,
-   Reached::l2_active, Keeps::current_vmcs, "27.2.1.1",
-   KVM_NESTED_JUDGE{return c.violated(c.secondary(Secondary::mode_based_execute_control_for_ept)
-                                          && !c.secondary(Secondary::enable_ept),
-                                      "secondary_vm_exec_control", mask(Secondary::enable_ept));
-}
-}
-, {"C16", "the bitmaps of VMCS shadowing are page-aligned and below 2^MAXPHYADDR",
-   "vmread_bitmap, vmwrite_bitmap", Needs::maxphyaddr, Reached::l2_active, Keeps::current_vmcs, "27.2.1.1",
-   KVM_NESTED_JUDGE{return c.secondary(Secondary::vmcs_shadowing)
-                               ? all(c.page("vmread_bitmap"), c.page("vmwrite_bitmap"))
-                               : holds;
-}
-}
-, {"C17", "with VPIDs L2's is not 0", "virtual_processor_id", Needs::bytes, Reached::l2_active,
-   Keeps::current_vmcs, "27.2.1.1",
-   KVM_NESTED_JUDGE{return c.violated(c.secondary(Secondary::enable_vpid) && c["virtual_processor_id"] == 0,
-                                      "virtual_processor_id");
-}
-}
-, {"C18", "saving the VMX-preemption timer needs the timer", "vm_exit_controls", Needs::bytes,
-   Reached::l2_active, Keeps::current_vmcs, "27.2.1.2",
-   KVM_NESTED_JUDGE{return c.violated(c.exit(ExitControl::save_vmx_preemption_timer_value)
-                                          && !c.pin(PinBased::activate_vmx_preemption_timer),
-                                      "vm_exit_controls", mask(ExitControl::save_vmx_preemption_timer_value));
-}
-}
-, {"C19",
-   "the EPT pointer has a memory type, a walk length and flags that IA32_VMX_EPT_VPID_CAP offers, "
-   "and lies below 2^MAXPHYADDR",
-   "ept_pointer", Needs::capabilities | Needs::maxphyaddr, Reached::l2_active, Keeps::current_vmcs,
-   "27.2.1.1", KVM_NESTED_JUDGE{return c.secondary(Secondary::enable_ept) ? c.ept_pointer() : holds;
-}
-}
-, {"C20", "VM functions are those that IA32_VMX_VMFUNC offers; EPTP switching needs EPT and a list",
-   "vm_function_control, secondary_vm_exec_control, eptp_list_address",
-   Needs::capabilities | Needs::maxphyaddr, Reached::l2_active, Keeps::current_vmcs, "27.2.1.1",
-   KVM_NESTED_JUDGE{if (!c.secondary(Secondary::enable_vm_functions)) return holds;
-const auto functions = c["vm_function_control"];
-const auto offered = c.to().vmx[vmx::msr::vm_functions];
-const auto surplus = offered ? functions & ~*offered : 0;
-return all(c.violated(surplus != 0, "vm_function_control", surplus),
-           offered || functions == 0 ? holds
-                                     : c.unknown(Needs::capabilities, c.offset("vm_function_control")),
-           !has(functions, vmx::VmFunction::eptp_switching)
-               ? holds
-               : all(c.violated(!c.secondary(Secondary::enable_ept), "secondary_vm_exec_control",
-                                mask(Secondary::enable_ept)),
-                     c.page("eptp_list_address")));
-}
-}
-, {"C21", "with TSC scaling the multiplier is not 0", "tsc_multiplier", Needs::bytes, Reached::l2_active,
-   Keeps::current_vmcs, "27.2.1.1",
-   KVM_NESTED_JUDGE{return c.violated(c.secondary(Secondary::use_tsc_scaling) && c["tsc_multiplier"] == 0,
-                                      "tsc_multiplier");
-}
-, Certainty::fails, Answer::einval, from_7
-}
-,
-
+    {.id = "C1",
+     .holds = "the pin-based controls are as the capability MSR allows",
+     .fields = "pin_based_vm_exec_control",
+     .needs = Needs::capabilities,
+     .reached = Reached::l2_active,
+     .keeps = Keeps::current_vmcs,
+     .manual = "27.2.1.1",
+     .judge = [](const VmxCase& c) noexcept { return c.controls<PinBased>("pin_based_vm_exec_control"); }},
+    {.id = "C2",
+     .holds = "the primary controls are as the capability MSR allows",
+     .fields = "cpu_based_vm_exec_control",
+     .needs = Needs::capabilities,
+     .reached = Reached::l2_active,
+     .keeps = Keeps::current_vmcs,
+     .manual = "27.2.1.1",
+     .judge = [](const VmxCase& c) noexcept { return c.controls<Primary>("cpu_based_vm_exec_control"); }},
+    {.id = "C3",
+     .holds = "the secondary controls, where they are active, are as the capability MSR allows",
+     .fields = "secondary_vm_exec_control",
+     .needs = Needs::capabilities,
+     .reached = Reached::l2_active,
+     .keeps = Keeps::current_vmcs,
+     .manual = "27.2.1.1",
+     .judge =
+         [](const VmxCase& c) noexcept {
+             return c.primary(Primary::activate_secondary_controls)
+                        ? c.controls<Secondary>("secondary_vm_exec_control")
+                        : holds;
+         }},
+    {.id = "C4",
+     .holds = "the CR3-target count is not above the limit in IA32_VMX_MISC",
+     .fields = "cr3_target_count",
+     .needs = Needs::capabilities,
+     .reached = Reached::l2_active,
+     .keeps = Keeps::current_vmcs,
+     .manual = "27.2.1.1",
+     .judge =
+         [](const VmxCase& c) noexcept {
+             const auto count = c["cr3_target_count"];
+             const auto limit = c.capability(vmx::msr::misc, 16, 9);
+             if (limit)
+                 return c.violated(count > *limit, "cr3_target_count");
+             return count == 0 ? holds : c.unknown(Needs::capabilities, c.offset("cr3_target_count"));
+         }},
+    {.id = "C5",
+     .holds = "the I/O bitmaps are page-aligned and below 2^MAXPHYADDR",
+     .fields = "io_bitmap_a, io_bitmap_b",
+     .needs = Needs::maxphyaddr,
+     .reached = Reached::l2_active,
+     .keeps = Keeps::current_vmcs,
+     .manual = "27.2.1.1",
+     .judge =
+         [](const VmxCase& c) noexcept {
+             return c.primary(Primary::use_io_bitmaps) ? all(c.page("io_bitmap_a"), c.page("io_bitmap_b"))
+                                                       : holds;
+         }},
+    {.id = "C6",
+     .holds = "the MSR bitmap is page-aligned and below 2^MAXPHYADDR",
+     .fields = "msr_bitmap",
+     .needs = Needs::maxphyaddr,
+     .reached = Reached::l2_active,
+     .keeps = Keeps::current_vmcs,
+     .manual = "27.2.1.1",
+     .judge =
+         [](const VmxCase& c) noexcept {
+             return c.primary(Primary::use_msr_bitmaps) ? c.page("msr_bitmap") : holds;
+         }},
+    {.id = "C7",
+     .holds = "the virtual-APIC page is page-aligned and below 2^MAXPHYADDR",
+     .fields = "virtual_apic_page_addr",
+     .needs = Needs::maxphyaddr,
+     .reached = Reached::l2_active,
+     .keeps = Keeps::current_vmcs,
+     .manual = "27.2.1.1",
+     .judge =
+         [](const VmxCase& c) noexcept {
+             return c.primary(Primary::use_tpr_shadow) ? c.page("virtual_apic_page_addr") : holds;
+         }},
+    {.id = "C8",
+     .holds = "with a TPR shadow and no virtual-interrupt delivery the TPR threshold is below 16",
+     .fields = "tpr_threshold",
+     .reached = Reached::l2_active,
+     .applies = from_7,
+     .keeps = Keeps::current_vmcs,
+     .manual = "27.2.1.1",
+     .judge =
+         [](const VmxCase& c) noexcept {
+             return c.violated(c.primary(Primary::use_tpr_shadow)
+                                   && !c.secondary(Secondary::virtual_interrupt_delivery)
+                                   && c["tpr_threshold"] >> 4 != 0,
+                               "tpr_threshold");
+         }},
+    {.id = "C9",
+     .holds = "the APIC-access page is page-aligned and below 2^MAXPHYADDR",
+     .fields = "apic_access_addr",
+     .needs = Needs::maxphyaddr,
+     .reached = Reached::l2_active,
+     .keeps = Keeps::current_vmcs,
+     .manual = "27.2.1.1",
+     .judge =
+         [](const VmxCase& c) noexcept {
+             return c.secondary(Secondary::virtualize_apic_accesses) ? c.page("apic_access_addr") : holds;
+         }},
+    {.id = "C10",
+     .holds = "the controls of APIC virtualization fit each other",
+     .fields = "secondary_vm_exec_control, pin_based_vm_exec_control, vm_exit_controls, posted_intr_nv, "
+               "cpu_based_vm_exec_control",
+     .reached = Reached::l2_active,
+     .keeps = Keeps::current_vmcs,
+     .manual = "27.2.1.1",
+     .judge =
+         [](const VmxCase& c) noexcept {
+             using enum Secondary;
+             const bool x2apic = c.secondary(virtualize_x2apic_mode),
+                        delivery = c.secondary(virtual_interrupt_delivery),
+                        posted = c.pin(PinBased::process_posted_interrupts);
+             if (!x2apic && !delivery && !posted && !c.secondary(apic_register_virtualization))
+                 return holds;
+             return all(c.violated(x2apic && c.secondary(virtualize_apic_accesses),
+                                   "secondary_vm_exec_control",
+                                   mask(virtualize_x2apic_mode, virtualize_apic_accesses)),
+                        c.violated(delivery && !c.pin(PinBased::external_interrupt_exiting),
+                                   "pin_based_vm_exec_control", mask(PinBased::external_interrupt_exiting)),
+                        c.violated(posted && !delivery, "secondary_vm_exec_control",
+                                   mask(virtual_interrupt_delivery)),
+                        c.violated(posted && !c.exit(ExitControl::acknowledge_interrupt_on_exit),
+                                   "vm_exit_controls", mask(ExitControl::acknowledge_interrupt_on_exit)),
+                        c.violated(posted && (c["posted_intr_nv"] & 0xff00) != 0, "posted_intr_nv", 0xff00),
+                        c.violated(!c.primary(Primary::use_tpr_shadow), "cpu_based_vm_exec_control",
+                                   mask(Primary::use_tpr_shadow)));
+         }},
+    {.id = "C11",
+     .holds = "the posted-interrupt descriptor is 64-byte aligned and below 2^MAXPHYADDR",
+     .fields = "posted_intr_desc_addr",
+     .needs = Needs::maxphyaddr,
+     .reached = Reached::l2_active,
+     .keeps = Keeps::current_vmcs,
+     .manual = "27.2.1.1",
+     .judge =
+         [](const VmxCase& c) noexcept {
+             return c.pin(PinBased::process_posted_interrupts)
+                        ? c.address(c["posted_intr_desc_addr"], 64, 1, c.offset("posted_intr_desc_addr"))
+                        : holds;
+         }},
+    {.id = "C12",
+     .holds = "virtual NMIs need NMI exiting, and NMI-window exiting needs virtual NMIs",
+     .fields = "pin_based_vm_exec_control, cpu_based_vm_exec_control",
+     .reached = Reached::l2_active,
+     .keeps = Keeps::current_vmcs,
+     .manual = "27.2.1.1",
+     .judge =
+         [](const VmxCase& c) noexcept {
+             const bool virtual_nmis = c.pin(PinBased::virtual_nmis);
+             return all(c.violated(virtual_nmis && !c.pin(PinBased::nmi_exiting), "pin_based_vm_exec_control",
+                                   mask(PinBased::nmi_exiting)),
+                        c.violated(!virtual_nmis && c.primary(Primary::nmi_window_exiting),
+                                   "cpu_based_vm_exec_control", mask(Primary::nmi_window_exiting)));
+         }},
+    {.id = "C13",
+     .holds = "PML needs EPT and a page-aligned log below 2^MAXPHYADDR",
+     .fields = "secondary_vm_exec_control, pml_address",
+     .needs = Needs::maxphyaddr,
+     .reached = Reached::l2_active,
+     .keeps = Keeps::current_vmcs,
+     .manual = "27.2.1.1",
+     .judge =
+         [](const VmxCase& c) noexcept {
+             if (!c.secondary(Secondary::enable_pml))
+                 return holds;
+             return all(c.violated(!c.secondary(Secondary::enable_ept), "secondary_vm_exec_control",
+                                   mask(Secondary::enable_ept)),
+                        c.page("pml_address"));
+         }},
+    {.id = "C14",
+     .holds = "an unrestricted guest needs EPT",
+     .fields = "secondary_vm_exec_control",
+     .reached = Reached::l2_active,
+     .keeps = Keeps::current_vmcs,
+     .manual = "27.2.1.1",
+     .judge =
+         [](const VmxCase& c) noexcept {
+             return c.violated(c.secondary(Secondary::unrestricted_guest)
+                                   && !c.secondary(Secondary::enable_ept),
+                               "secondary_vm_exec_control", mask(Secondary::enable_ept));
+         }},
+    {.id = "C15",
+     .holds = "mode-based execute control needs EPT",
+     .fields = "secondary_vm_exec_control",
+     .reached = Reached::l2_active,
+     .keeps = Keeps::current_vmcs,
+     .manual = "27.2.1.1",
+     .judge =
+         [](const VmxCase& c) noexcept {
+             return c.violated(c.secondary(Secondary::mode_based_execute_control_for_ept)
+                                   && !c.secondary(Secondary::enable_ept),
+                               "secondary_vm_exec_control", mask(Secondary::enable_ept));
+         }},
+    {.id = "C16",
+     .holds = "the bitmaps of VMCS shadowing are page-aligned and below 2^MAXPHYADDR",
+     .fields = "vmread_bitmap, vmwrite_bitmap",
+     .needs = Needs::maxphyaddr,
+     .reached = Reached::l2_active,
+     .keeps = Keeps::current_vmcs,
+     .manual = "27.2.1.1",
+     .judge =
+         [](const VmxCase& c) noexcept {
+             return c.secondary(Secondary::vmcs_shadowing)
+                        ? all(c.page("vmread_bitmap"), c.page("vmwrite_bitmap"))
+                        : holds;
+         }},
+    {.id = "C17",
+     .holds = "with VPIDs L2's is not 0",
+     .fields = "virtual_processor_id",
+     .reached = Reached::l2_active,
+     .keeps = Keeps::current_vmcs,
+     .manual = "27.2.1.1",
+     .judge =
+         [](const VmxCase& c) noexcept {
+             return c.violated(c.secondary(Secondary::enable_vpid) && c["virtual_processor_id"] == 0,
+                               "virtual_processor_id");
+         }},
+    {.id = "C18",
+     .holds = "saving the VMX-preemption timer needs the timer",
+     .fields = "vm_exit_controls",
+     .reached = Reached::l2_active,
+     .keeps = Keeps::current_vmcs,
+     .manual = "27.2.1.2",
+     .judge =
+         [](const VmxCase& c) noexcept {
+             return c.violated(c.exit(ExitControl::save_vmx_preemption_timer_value)
+                                   && !c.pin(PinBased::activate_vmx_preemption_timer),
+                               "vm_exit_controls", mask(ExitControl::save_vmx_preemption_timer_value));
+         }},
+    {.id = "C19",
+     .holds = "the EPT pointer has a memory type, a walk length and flags that IA32_VMX_EPT_VPID_CAP offers, "
+              "and lies below 2^MAXPHYADDR",
+     .fields = "ept_pointer",
+     .needs = Needs::capabilities | Needs::maxphyaddr,
+     .reached = Reached::l2_active,
+     .keeps = Keeps::current_vmcs,
+     .manual = "27.2.1.1",
+     .judge =
+         [](const VmxCase& c) noexcept {
+             return c.secondary(Secondary::enable_ept) ? c.ept_pointer() : holds;
+         }},
+    {.id = "C20",
+     .holds = "VM functions are those that IA32_VMX_VMFUNC offers; EPTP switching needs EPT and a list",
+     .fields = "vm_function_control, secondary_vm_exec_control, eptp_list_address",
+     .needs = Needs::capabilities | Needs::maxphyaddr,
+     .reached = Reached::l2_active,
+     .keeps = Keeps::current_vmcs,
+     .manual = "27.2.1.1",
+     .judge =
+         [](const VmxCase& c) noexcept {
+             if (!c.secondary(Secondary::enable_vm_functions))
+                 return holds;
+             const auto functions = c["vm_function_control"];
+             const auto offered = c.to().vmx[vmx::msr::vm_functions];
+             const auto surplus = offered ? functions & ~*offered : 0;
+             return all(c.violated(surplus != 0, "vm_function_control", surplus),
+                        offered || functions == 0
+                            ? holds
+                            : c.unknown(Needs::capabilities, c.offset("vm_function_control")),
+                        !has(functions, vmx::VmFunction::eptp_switching)
+                            ? holds
+                            : all(c.violated(!c.secondary(Secondary::enable_ept), "secondary_vm_exec_control",
+                                             mask(Secondary::enable_ept)),
+                                  c.page("eptp_list_address")));
+         }},
+    {.id = "C21",
+     .holds = "with TSC scaling the multiplier is not 0",
+     .fields = "tsc_multiplier",
+     .reached = Reached::l2_active,
+     .applies = from_7,
+     .keeps = Keeps::current_vmcs,
+     .manual = "27.2.1.1",
+     .judge =
+         [](const VmxCase& c) noexcept {
+             return c.violated(c.secondary(Secondary::use_tsc_scaling) && c["tsc_multiplier"] == 0,
+                               "tsc_multiplier");
+         }},
     // --- exit and entry controls
-    {"C22", "the VM-exit controls are as the capability MSR allows", "vm_exit_controls", Needs::capabilities,
-     Reached::l2_active, Keeps::current_vmcs, "27.2.1.2",
-     KVM_NESTED_JUDGE{return c.controls<ExitControl>("vm_exit_controls");
-}
-}
-, {"C23", "the MSR areas of VM exits are aligned, below 2^MAXPHYADDR and, from 7.x on, not too long",
-   "vm_exit_msr_load_count, vm_exit_msr_load_addr, vm_exit_msr_store_count, vm_exit_msr_store_addr",
-   Needs::maxphyaddr | Needs::capabilities | Needs::kernel, Reached::l2_active, Keeps::current_vmcs,
-   "27.2.1.2",
-   KVM_NESTED_JUDGE{return all(c.msr_area("vm_exit_msr_load_count", "vm_exit_msr_load_addr"),
-                               c.msr_area("vm_exit_msr_store_count", "vm_exit_msr_store_addr"));
-}
-}
-, {"C24", "the VM-entry controls are as the capability MSR allows", "vm_entry_controls", Needs::capabilities,
-   Reached::l2_active, Keeps::current_vmcs, "27.2.1.3",
-   KVM_NESTED_JUDGE{return c.controls<EntryControl>("vm_entry_controls");
-}
-}
-, {"C25", "the event to inject has a type that there is; type 7 needs the monitor trap flag",
-   "vm_entry_intr_info_field", Needs::capabilities, Reached::l2_active, Keeps::current_vmcs, "27.2.1.3",
-   KVM_NESTED_JUDGE{constexpr unsigned reserved = 1, other = 7;
-constexpr std::uint64_t type = 0x700;
-if (!c.event_valid())
-    return holds;
-if (c.event_type() == reserved)
-    return c.violated(true, "vm_entry_intr_info_field", type);
-if (c.event_type() != other)
-    return holds;
-const auto primary = c.to().vmx.allowed<Primary>();
-return primary
-           ? c.violated(!has(primary->may_be_1, Primary::monitor_trap_flag), "vm_entry_intr_info_field", type)
-           : c.unknown(Needs::capabilities, c.offset("vm_entry_intr_info_field"));
-}
-}
-, {"C26", "the event's vector fits its type: NMI 2, exception up to 31, other 0", "vm_entry_intr_info_field",
-   Needs::bytes, Reached::l2_active, Keeps::current_vmcs, "27.2.1.3",
-   KVM_NESTED_JUDGE{const auto type = c.event_type(), vector = c.event_vector();
-return c.violated(
-    c.event_valid()
-        && ((type == 2 && vector != 2) || (type == 3 && vector > 31) || (type == 7 && vector != 0)),
-    "vm_entry_intr_info_field", 0xff);
-}
-}
-, {"C27", "an error code is delivered exactly with the exceptions that have one, in protected mode",
-   "vm_entry_intr_info_field, guest_cr0", Needs::capabilities | Needs::kernel, Reached::l2_active,
-   Keeps::current_vmcs, "27.2.1.3", KVM_NESTED_JUDGE{if (!c.event_valid()) return holds;
-const bool error_code = has(c.event(), vmx::EntryEvent::deliver_error_code);
-const bool protected_mode = !c.secondary(Secondary::unrestricted_guest) || has(c["guest_cr0"], Cr0::pe);
-const auto violated = [&](bool violation) {
-    return c.violated(violation, "vm_entry_intr_info_field", mask(vmx::EntryEvent::deliver_error_code));
-};
-if (!protected_mode || c.event_type() != 3)
-    return violated(error_code);
-constexpr std::uint32_t with_error_code = 0x2'7d00; // 8, 10 to 14, 17; KVM leaves #CP out
-const auto vector = c.event_vector();
-const auto exact = violated(error_code != (vector < 32 && (with_error_code >> vector & 1) != 0));
-// 7.x asks only where IA32_VMX_BASIC has bit 56 clear.
-const auto is_7 = from_7.in(c.to().kernel), relaxed = c.has_capability(vmx::msr::basic, 56);
-return if_known(negation(both(is_7, relaxed)), is_7 == Known::unknown ? Needs::kernel : Needs::capabilities,
-                exact);
-}
-}
-, {"C28", "bits 31:16 of the error code are 0", "vm_entry_exception_error_code", Needs::bytes,
-   Reached::l2_active, Keeps::current_vmcs, "27.2.1.3",
-   KVM_NESTED_JUDGE{return c.violated(c.event_valid() && has(c.event(), vmx::EntryEvent::deliver_error_code)
-                                          && c["vm_entry_exception_error_code"] >> 16 != 0,
-                                      "vm_entry_exception_error_code", 0xffff'0000);
-}
-}
-, {"C29", "bits 30:12 of the event are 0", "vm_entry_intr_info_field", Needs::bytes, Reached::l2_active,
-   Keeps::current_vmcs, "27.2.1.3", KVM_NESTED_JUDGE{constexpr std::uint64_t reserved = 0x7fff'f000;
-return c.violated(c.event_valid() && (c.event() & reserved) != 0, "vm_entry_intr_info_field",
-                  c.event() & reserved);
-}
-}
-, {"C30", "an event of software has an instruction length up to 15; 0 needs IA32_VMX_MISC bit 30",
-   "vm_entry_instruction_len", Needs::capabilities, Reached::l2_active, Keeps::current_vmcs, "27.2.1.3",
-   KVM_NESTED_JUDGE{const auto type = c.event_type();
-if (!c.event_valid() || type < 4 || type > 6)
-    return holds;
-const auto length = c["vm_entry_instruction_len"];
-if (length != 0)
-    return c.violated(length > 15, "vm_entry_instruction_len");
-return if_known(negation(c.has_capability(vmx::msr::misc, 30)), Needs::capabilities,
-                c.violated(true, "vm_entry_instruction_len"));
-}
-}
-, {"C31", "the MSR area of VM entries is aligned, below 2^MAXPHYADDR and, from 7.x on, not too long",
-   "vm_entry_msr_load_count, vm_entry_msr_load_addr", Needs::maxphyaddr | Needs::capabilities | Needs::kernel,
-   Reached::l2_active, Keeps::current_vmcs, "27.2.1.3",
-   KVM_NESTED_JUDGE{return c.msr_area("vm_entry_msr_load_count", "vm_entry_msr_load_addr");
-}
-}
-, {"C32", "where enlightened VMCSs are enabled, no control is set that they do not have",
-   "pin_based_vm_exec_control, cpu_based_vm_exec_control, secondary_vm_exec_control, vm_exit_controls, "
-   "vm_entry_controls, vm_function_control",
-   Needs::enlightened_vmcs | Needs::guest_cpuid | Needs::kernel, Reached::l2_active, Keeps::current_vmcs, "",
-   KVM_NESTED_JUDGE{return c.fits_enlightened_vmcs();
-}
-}
-,
-
+    {.id = "C22",
+     .holds = "the VM-exit controls are as the capability MSR allows",
+     .fields = "vm_exit_controls",
+     .needs = Needs::capabilities,
+     .reached = Reached::l2_active,
+     .keeps = Keeps::current_vmcs,
+     .manual = "27.2.1.2",
+     .judge = [](const VmxCase& c) noexcept { return c.controls<ExitControl>("vm_exit_controls"); }},
+    {.id = "C23",
+     .holds = "the MSR areas of VM exits are aligned, below 2^MAXPHYADDR and, from 7.x on, not too long",
+     .fields =
+         "vm_exit_msr_load_count, vm_exit_msr_load_addr, vm_exit_msr_store_count, vm_exit_msr_store_addr",
+     .needs = Needs::maxphyaddr | Needs::capabilities | Needs::kernel,
+     .reached = Reached::l2_active,
+     .keeps = Keeps::current_vmcs,
+     .manual = "27.2.1.2",
+     .judge =
+         [](const VmxCase& c) noexcept {
+             return all(c.msr_area("vm_exit_msr_load_count", "vm_exit_msr_load_addr"),
+                        c.msr_area("vm_exit_msr_store_count", "vm_exit_msr_store_addr"));
+         }},
+    {.id = "C24",
+     .holds = "the VM-entry controls are as the capability MSR allows",
+     .fields = "vm_entry_controls",
+     .needs = Needs::capabilities,
+     .reached = Reached::l2_active,
+     .keeps = Keeps::current_vmcs,
+     .manual = "27.2.1.3",
+     .judge = [](const VmxCase& c) noexcept { return c.controls<EntryControl>("vm_entry_controls"); }},
+    {.id = "C25",
+     .holds = "the event to inject has a type that there is; type 7 needs the monitor trap flag",
+     .fields = "vm_entry_intr_info_field",
+     .needs = Needs::capabilities,
+     .reached = Reached::l2_active,
+     .keeps = Keeps::current_vmcs,
+     .manual = "27.2.1.3",
+     .judge =
+         [](const VmxCase& c) noexcept {
+             constexpr unsigned reserved = 1, other = 7;
+             constexpr std::uint64_t type = 0x700;
+             if (!c.event_valid())
+                 return holds;
+             if (c.event_type() == reserved)
+                 return c.violated(true, "vm_entry_intr_info_field", type);
+             if (c.event_type() != other)
+                 return holds;
+             const auto primary = c.to().vmx.allowed<Primary>();
+             return primary ? c.violated(!has(primary->may_be_1, Primary::monitor_trap_flag),
+                                         "vm_entry_intr_info_field", type)
+                            : c.unknown(Needs::capabilities, c.offset("vm_entry_intr_info_field"));
+         }},
+    {.id = "C26",
+     .holds = "the event's vector fits its type: NMI 2, exception up to 31, other 0",
+     .fields = "vm_entry_intr_info_field",
+     .reached = Reached::l2_active,
+     .keeps = Keeps::current_vmcs,
+     .manual = "27.2.1.3",
+     .judge =
+         [](const VmxCase& c) noexcept {
+             const auto type = c.event_type(), vector = c.event_vector();
+             return c.violated(c.event_valid()
+                                   && ((type == 2 && vector != 2) || (type == 3 && vector > 31)
+                                       || (type == 7 && vector != 0)),
+                               "vm_entry_intr_info_field", 0xff);
+         }},
+    {.id = "C27",
+     .holds = "an error code is delivered exactly with the exceptions that have one, in protected mode",
+     .fields = "vm_entry_intr_info_field, guest_cr0",
+     .needs = Needs::capabilities | Needs::kernel,
+     .reached = Reached::l2_active,
+     .keeps = Keeps::current_vmcs,
+     .manual = "27.2.1.3",
+     .judge =
+         [](const VmxCase& c) noexcept {
+             if (!c.event_valid())
+                 return holds;
+             const bool error_code = has(c.event(), vmx::EntryEvent::deliver_error_code);
+             const bool protected_mode =
+                 !c.secondary(Secondary::unrestricted_guest) || has(c["guest_cr0"], Cr0::pe);
+             const auto violated = [&](bool violation) {
+                 return c.violated(violation, "vm_entry_intr_info_field",
+                                   mask(vmx::EntryEvent::deliver_error_code));
+             };
+             if (!protected_mode || c.event_type() != 3)
+                 return violated(error_code);
+             constexpr std::uint32_t with_error_code = 0x2'7d00; // 8, 10 to 14, 17; KVM leaves #CP out
+             const auto vector = c.event_vector();
+             const auto exact = violated(error_code != (vector < 32 && (with_error_code >> vector & 1) != 0));
+             // 7.x asks only where IA32_VMX_BASIC has bit 56 clear.
+             const auto is_7 = from_7.in(c.to().kernel), relaxed = c.has_capability(vmx::msr::basic, 56);
+             return if_known(negation(both(is_7, relaxed)),
+                             is_7 == Known::unknown ? Needs::kernel : Needs::capabilities, exact);
+         }},
+    {.id = "C28",
+     .holds = "bits 31:16 of the error code are 0",
+     .fields = "vm_entry_exception_error_code",
+     .reached = Reached::l2_active,
+     .keeps = Keeps::current_vmcs,
+     .manual = "27.2.1.3",
+     .judge =
+         [](const VmxCase& c) noexcept {
+             return c.violated(c.event_valid() && has(c.event(), vmx::EntryEvent::deliver_error_code)
+                                   && c["vm_entry_exception_error_code"] >> 16 != 0,
+                               "vm_entry_exception_error_code", 0xffff'0000);
+         }},
+    {.id = "C29",
+     .holds = "bits 30:12 of the event are 0",
+     .fields = "vm_entry_intr_info_field",
+     .reached = Reached::l2_active,
+     .keeps = Keeps::current_vmcs,
+     .manual = "27.2.1.3",
+     .judge =
+         [](const VmxCase& c) noexcept {
+             constexpr std::uint64_t reserved = 0x7fff'f000;
+             return c.violated(c.event_valid() && (c.event() & reserved) != 0, "vm_entry_intr_info_field",
+                               c.event() & reserved);
+         }},
+    {.id = "C30",
+     .holds = "an event of software has an instruction length up to 15; 0 needs IA32_VMX_MISC bit 30",
+     .fields = "vm_entry_instruction_len",
+     .needs = Needs::capabilities,
+     .reached = Reached::l2_active,
+     .keeps = Keeps::current_vmcs,
+     .manual = "27.2.1.3",
+     .judge =
+         [](const VmxCase& c) noexcept {
+             const auto type = c.event_type();
+             if (!c.event_valid() || type < 4 || type > 6)
+                 return holds;
+             const auto length = c["vm_entry_instruction_len"];
+             if (length != 0)
+                 return c.violated(length > 15, "vm_entry_instruction_len");
+             return if_known(negation(c.has_capability(vmx::msr::misc, 30)), Needs::capabilities,
+                             c.violated(true, "vm_entry_instruction_len"));
+         }},
+    {.id = "C31",
+     .holds = "the MSR area of VM entries is aligned, below 2^MAXPHYADDR and, from 7.x on, not too long",
+     .fields = "vm_entry_msr_load_count, vm_entry_msr_load_addr",
+     .needs = Needs::maxphyaddr | Needs::capabilities | Needs::kernel,
+     .reached = Reached::l2_active,
+     .keeps = Keeps::current_vmcs,
+     .manual = "27.2.1.3",
+     .judge =
+         [](const VmxCase& c) noexcept {
+             return c.msr_area("vm_entry_msr_load_count", "vm_entry_msr_load_addr");
+         }},
+    {.id = "C32",
+     .holds = "where enlightened VMCSs are enabled, no control is set that they do not have",
+     .fields =
+         "pin_based_vm_exec_control, cpu_based_vm_exec_control, secondary_vm_exec_control, vm_exit_controls, "
+         "vm_entry_controls, vm_function_control",
+     .needs = Needs::enlightened_vmcs | Needs::guest_cpuid | Needs::kernel,
+     .reached = Reached::l2_active,
+     .keeps = Keeps::current_vmcs,
+     .judge = [](const VmxCase& c) noexcept { return c.fits_enlightened_vmcs(); }},
     // --- host state
-    {"H1", "L1's CR0 has the bits that VMX fixes", "host_cr0", Needs::capabilities, Reached::l2_active,
-     Keeps::current_vmcs, "27.2.2",
-     KVM_NESTED_JUDGE{return c.fixed("host_cr0", vmx::msr::cr0_fixed0, vmx::msr::cr0_fixed1);
-}
-}
-, {"H2", "L1's CR4 has the bits that VMX fixes and none that the vCPU lacks", "host_cr4",
-   Needs::capabilities | Needs::guest_cpuid | Needs::host_cpuid, Reached::l2_active, Keeps::current_vmcs,
-   "27.2.2", KVM_NESTED_JUDGE{return c.cr4("host_cr4");
-}
-}
-, {"H3", "L1's CR3 lies below 2^MAXPHYADDR", "host_cr3", Needs::maxphyaddr | Needs::guest_cpuid,
-   Reached::l2_active, Keeps::current_vmcs, "27.2.2", KVM_NESTED_JUDGE{return c.cr3("host_cr3");
-}
-}
-, {"H4", "L1's CR4.CET needs its CR0.WP", "host_cr0, host_cr4", Needs::bytes, Reached::l2_active,
-   Keeps::current_vmcs, "27.2.2",
-   KVM_NESTED_JUDGE{return c.violated(has(c["host_cr4"], Cr4::cet) && !has(c["host_cr0"], Cr0::wp),
-                                      "host_cr0", mask(Cr0::wp));
-}
-, Certainty::fails, Answer::einval, from_7
-}
-, {"H5", "L1's SYSENTER addresses are canonical", "host_ia32_sysenter_esp, host_ia32_sysenter_eip",
-   Needs::host_cpuid | Needs::kernel | Needs::registers, Reached::l2_active, Keeps::current_vmcs, "27.2.2",
-   KVM_NESTED_JUDGE{
-       return all(c.canonical_base("host_ia32_sysenter_esp"), c.canonical_base("host_ia32_sysenter_eip"));
-}
-}
-, {"H6", "L1's PAT, where it is loaded, has memory types in each byte", "host_ia32_pat", Needs::bytes,
-   Reached::l2_active, Keeps::current_vmcs, "27.2.2",
-   KVM_NESTED_JUDGE{return c.exit(ExitControl::load_ia32_pat) ? c.pat("host_ia32_pat") : holds;
-}
-}
-, {"H7", "L1's IA32_PERF_GLOBAL_CTRL, where it is loaded, has no counter that the vCPU lacks",
-   "host_ia32_perf_global_ctrl", Needs::performance_counters, Reached::l2_active, Keeps::current_vmcs,
-   "27.2.2",
-   KVM_NESTED_JUDGE{return c.exit(ExitControl::load_ia32_perf_global_ctrl)
-                               ? c.perf_global_ctrl("host_ia32_perf_global_ctrl")
-                               : holds;
-}
-}
-, {"H8", "L1's mode fits: 64-bit with CR4.PAE; 32-bit without a 64-bit L2, CR4.PCIDE and a RIP above 4 GB",
-   "host_cr4, vm_entry_controls, host_rip", Needs::bytes, Reached::l2_active, Keeps::current_vmcs, "27.2.4",
-   KVM_NESTED_JUDGE{if (c.exit(ExitControl::host_address_space_size)) return c.violated(
-       !has(c["host_cr4"], Cr4::pae), "host_cr4", mask(Cr4::pae));
-return all(c.violated(c.entry(EntryControl::ia_32e_mode_guest), "vm_entry_controls",
-                      mask(EntryControl::ia_32e_mode_guest)),
-           c.violated(has(c["host_cr4"], Cr4::pcide), "host_cr4", mask(Cr4::pcide)),
-           c.violated(c["host_rip"] >> 32 != 0, "host_rip"));
-}
-}
-, {"H9", "L1's selectors have RPL 0 and the GDT; CS and TR are not null, nor is SS in 32-bit mode",
-   "host_cs_selector, host_ss_selector, host_ds_selector, host_es_selector, host_fs_selector, "
-   "host_gs_selector, host_tr_selector",
-   Needs::bytes, Reached::l2_active, Keeps::current_vmcs, "27.2.3",
-   KVM_NESTED_JUDGE{const auto low_bits = [&](VmxCase::Name name) {
-       return c.violated((c[name] & segment_rpl_and_table) != 0, name, segment_rpl_and_table);
-   };
-return all(low_bits("host_cs_selector"), low_bits("host_ss_selector"), low_bits("host_ds_selector"),
-           low_bits("host_es_selector"), low_bits("host_fs_selector"), low_bits("host_gs_selector"),
-           low_bits("host_tr_selector"), c.violated(c["host_cs_selector"] == 0, "host_cs_selector"),
-           c.violated(c["host_tr_selector"] == 0, "host_tr_selector"),
-           c.violated(c["host_ss_selector"] == 0 && !c.exit(ExitControl::host_address_space_size),
-                      "host_ss_selector"));
-}
-}
-, {"H10", "L1's bases and RIP are canonical",
-   "host_fs_base, host_gs_base, host_gdtr_base, host_idtr_base, host_tr_base, host_rip",
-   Needs::host_cpuid | Needs::kernel | Needs::registers, Reached::l2_active, Keeps::current_vmcs, "27.2.3",
-   KVM_NESTED_JUDGE{return all(c.canonical_base("host_fs_base"), c.canonical_base("host_gs_base"),
-                               c.canonical_base("host_gdtr_base"), c.canonical_base("host_idtr_base"),
-                               c.canonical_base("host_tr_base"), c.canonical_host_rip());
-}
-}
-, {"H11", "L1's EFER, where it is loaded, is valid, and LMA and LME are the host address-space size",
-   "host_ia32_efer", Needs::guest_cpuid | Needs::host_cpuid, Reached::l2_active, Keeps::current_vmcs,
-   "27.2.2", KVM_NESTED_JUDGE{if (!c.exit(ExitControl::load_ia32_efer)) return holds;
-const auto efer = c["host_ia32_efer"];
-const bool wide = c.exit(ExitControl::host_address_space_size);
-return all(c.valid_efer("host_ia32_efer"),
-           c.violated(has(efer, Efer::lma) != wide, "host_ia32_efer", mask(Efer::lma)),
-           c.violated(has(efer, Efer::lme) != wide, "host_ia32_efer", mask(Efer::lme)));
-}
-}
-, {"H12", "L1's CET state, where it is loaded, is valid", "host_s_cet, host_ssp, host_ssp_tbl",
-   Needs::guest_cpuid | Needs::host_cpuid, Reached::l2_active, Keeps::current_vmcs, "27.2.2",
-   KVM_NESTED_JUDGE{if (!c.exit(ExitControl::load_cet_state)) return holds;
-const auto common = c.cet("host_s_cet", "host_ssp", "host_ssp_tbl");
-if (c.exit(ExitControl::host_address_space_size))
-    return all(common, c.canonical_base("host_s_cet"), c.canonical_base("host_ssp"));
-return all(common, c.violated(c["host_s_cet"] >> 32 != 0, "host_s_cet"),
-           c.violated(c["host_ssp"] >> 32 != 0, "host_ssp"));
-}
-, Certainty::fails, Answer::einval, from_7
-}
-,
-
+    {.id = "H1",
+     .holds = "L1's CR0 has the bits that VMX fixes",
+     .fields = "host_cr0",
+     .needs = Needs::capabilities,
+     .reached = Reached::l2_active,
+     .keeps = Keeps::current_vmcs,
+     .manual = "27.2.2",
+     .judge =
+         [](const VmxCase& c) noexcept {
+             return c.fixed("host_cr0", vmx::msr::cr0_fixed0, vmx::msr::cr0_fixed1);
+         }},
+    {.id = "H2",
+     .holds = "L1's CR4 has the bits that VMX fixes and none that the vCPU lacks",
+     .fields = "host_cr4",
+     .needs = Needs::capabilities | Needs::guest_cpuid | Needs::host_cpuid,
+     .reached = Reached::l2_active,
+     .keeps = Keeps::current_vmcs,
+     .manual = "27.2.2",
+     .judge = [](const VmxCase& c) noexcept { return c.cr4("host_cr4"); }},
+    {.id = "H3",
+     .holds = "L1's CR3 lies below 2^MAXPHYADDR",
+     .fields = "host_cr3",
+     .needs = Needs::maxphyaddr | Needs::guest_cpuid,
+     .reached = Reached::l2_active,
+     .keeps = Keeps::current_vmcs,
+     .manual = "27.2.2",
+     .judge = [](const VmxCase& c) noexcept { return c.cr3("host_cr3"); }},
+    {.id = "H4",
+     .holds = "L1's CR4.CET needs its CR0.WP",
+     .fields = "host_cr0, host_cr4",
+     .reached = Reached::l2_active,
+     .applies = from_7,
+     .keeps = Keeps::current_vmcs,
+     .manual = "27.2.2",
+     .judge =
+         [](const VmxCase& c) noexcept {
+             return c.violated(has(c["host_cr4"], Cr4::cet) && !has(c["host_cr0"], Cr0::wp), "host_cr0",
+                               mask(Cr0::wp));
+         }},
+    {.id = "H5",
+     .holds = "L1's SYSENTER addresses are canonical",
+     .fields = "host_ia32_sysenter_esp, host_ia32_sysenter_eip",
+     .needs = Needs::host_cpuid | Needs::kernel | Needs::registers,
+     .reached = Reached::l2_active,
+     .keeps = Keeps::current_vmcs,
+     .manual = "27.2.2",
+     .judge =
+         [](const VmxCase& c) noexcept {
+             return all(c.canonical_base("host_ia32_sysenter_esp"),
+                        c.canonical_base("host_ia32_sysenter_eip"));
+         }},
+    {.id = "H6",
+     .holds = "L1's PAT, where it is loaded, has memory types in each byte",
+     .fields = "host_ia32_pat",
+     .reached = Reached::l2_active,
+     .keeps = Keeps::current_vmcs,
+     .manual = "27.2.2",
+     .judge =
+         [](const VmxCase& c) noexcept {
+             return c.exit(ExitControl::load_ia32_pat) ? c.pat("host_ia32_pat") : holds;
+         }},
+    {.id = "H7",
+     .holds = "L1's IA32_PERF_GLOBAL_CTRL, where it is loaded, has no counter that the vCPU lacks",
+     .fields = "host_ia32_perf_global_ctrl",
+     .needs = Needs::performance_counters,
+     .reached = Reached::l2_active,
+     .keeps = Keeps::current_vmcs,
+     .manual = "27.2.2",
+     .judge =
+         [](const VmxCase& c) noexcept {
+             return c.exit(ExitControl::load_ia32_perf_global_ctrl)
+                        ? c.perf_global_ctrl("host_ia32_perf_global_ctrl")
+                        : holds;
+         }},
+    {.id = "H8",
+     .holds =
+         "L1's mode fits: 64-bit with CR4.PAE; 32-bit without a 64-bit L2, CR4.PCIDE and a RIP above 4 GB",
+     .fields = "host_cr4, vm_entry_controls, host_rip",
+     .reached = Reached::l2_active,
+     .keeps = Keeps::current_vmcs,
+     .manual = "27.2.4",
+     .judge =
+         [](const VmxCase& c) noexcept {
+             if (c.exit(ExitControl::host_address_space_size))
+                 return c.violated(!has(c["host_cr4"], Cr4::pae), "host_cr4", mask(Cr4::pae));
+             return all(c.violated(c.entry(EntryControl::ia_32e_mode_guest), "vm_entry_controls",
+                                   mask(EntryControl::ia_32e_mode_guest)),
+                        c.violated(has(c["host_cr4"], Cr4::pcide), "host_cr4", mask(Cr4::pcide)),
+                        c.violated(c["host_rip"] >> 32 != 0, "host_rip"));
+         }},
+    {.id = "H9",
+     .holds = "L1's selectors have RPL 0 and the GDT; CS and TR are not null, nor is SS in 32-bit mode",
+     .fields = "host_cs_selector, host_ss_selector, host_ds_selector, host_es_selector, host_fs_selector, "
+               "host_gs_selector, host_tr_selector",
+     .reached = Reached::l2_active,
+     .keeps = Keeps::current_vmcs,
+     .manual = "27.2.3",
+     .judge =
+         [](const VmxCase& c) noexcept {
+             const auto low_bits = [&](VmxCase::Name name) {
+                 return c.violated((c[name] & segment_rpl_and_table) != 0, name, segment_rpl_and_table);
+             };
+             return all(
+                 low_bits("host_cs_selector"), low_bits("host_ss_selector"), low_bits("host_ds_selector"),
+                 low_bits("host_es_selector"), low_bits("host_fs_selector"), low_bits("host_gs_selector"),
+                 low_bits("host_tr_selector"), c.violated(c["host_cs_selector"] == 0, "host_cs_selector"),
+                 c.violated(c["host_tr_selector"] == 0, "host_tr_selector"),
+                 c.violated(c["host_ss_selector"] == 0 && !c.exit(ExitControl::host_address_space_size),
+                            "host_ss_selector"));
+         }},
+    {.id = "H10",
+     .holds = "L1's bases and RIP are canonical",
+     .fields = "host_fs_base, host_gs_base, host_gdtr_base, host_idtr_base, host_tr_base, host_rip",
+     .needs = Needs::host_cpuid | Needs::kernel | Needs::registers,
+     .reached = Reached::l2_active,
+     .keeps = Keeps::current_vmcs,
+     .manual = "27.2.3",
+     .judge =
+         [](const VmxCase& c) noexcept {
+             return all(c.canonical_base("host_fs_base"), c.canonical_base("host_gs_base"),
+                        c.canonical_base("host_gdtr_base"), c.canonical_base("host_idtr_base"),
+                        c.canonical_base("host_tr_base"), c.canonical_host_rip());
+         }},
+    {.id = "H11",
+     .holds = "L1's EFER, where it is loaded, is valid, and LMA and LME are the host address-space size",
+     .fields = "host_ia32_efer",
+     .needs = Needs::guest_cpuid | Needs::host_cpuid,
+     .reached = Reached::l2_active,
+     .keeps = Keeps::current_vmcs,
+     .manual = "27.2.2",
+     .judge =
+         [](const VmxCase& c) noexcept {
+             if (!c.exit(ExitControl::load_ia32_efer))
+                 return holds;
+             const auto efer = c["host_ia32_efer"];
+             const bool wide = c.exit(ExitControl::host_address_space_size);
+             return all(c.valid_efer("host_ia32_efer"),
+                        c.violated(has(efer, Efer::lma) != wide, "host_ia32_efer", mask(Efer::lma)),
+                        c.violated(has(efer, Efer::lme) != wide, "host_ia32_efer", mask(Efer::lme)));
+         }},
+    {.id = "H12",
+     .holds = "L1's CET state, where it is loaded, is valid",
+     .fields = "host_s_cet, host_ssp, host_ssp_tbl",
+     .needs = Needs::guest_cpuid | Needs::host_cpuid,
+     .reached = Reached::l2_active,
+     .applies = from_7,
+     .keeps = Keeps::current_vmcs,
+     .manual = "27.2.2",
+     .judge =
+         [](const VmxCase& c) noexcept {
+             if (!c.exit(ExitControl::load_cet_state))
+                 return holds;
+             const auto common = c.cet("host_s_cet", "host_ssp", "host_ssp_tbl");
+             if (c.exit(ExitControl::host_address_space_size))
+                 return all(common, c.canonical_base("host_s_cet"), c.canonical_base("host_ssp"));
+             return all(common, c.violated(c["host_s_cet"] >> 32 != 0, "host_s_cet"),
+                        c.violated(c["host_ssp"] >> 32 != 0, "host_ssp"));
+         }},
     // --- guest state
-    {"G1", "L2's CR0 has the bits that VMX fixes, but for PE and PG of an unrestricted guest", "guest_cr0",
-     Needs::capabilities, Reached::l2_active, Keeps::current_vmcs, "27.3.1.1",
-     KVM_NESTED_JUDGE{const bool unrestricted = c.secondary(Secondary::unrestricted_guest);
-return c.fixed("guest_cr0", vmx::msr::cr0_fixed0, vmx::msr::cr0_fixed1,
-               unrestricted ? mask(Cr0::pe, Cr0::pg) : 0);
-}
-}
-, {"G2", "L2's CR4 has the bits that VMX fixes and none that the vCPU lacks", "guest_cr4",
-   Needs::capabilities | Needs::guest_cpuid | Needs::host_cpuid, Reached::l2_active, Keeps::current_vmcs,
-   "27.3.1.1", KVM_NESTED_JUDGE{return c.cr4("guest_cr4");
-}
-}
-, {"G3", "L2's CR4.CET needs its CR0.WP", "guest_cr0, guest_cr4", Needs::bytes, Reached::l2_active,
-   Keeps::current_vmcs, "27.3.1.1",
-   KVM_NESTED_JUDGE{return c.violated(has(c["guest_cr4"], Cr4::cet) && !has(c["guest_cr0"], Cr0::wp),
-                                      "guest_cr0", mask(Cr0::wp));
-}
-, Certainty::fails, Answer::einval, from_7
-}
-, {"G4", "L2's debug controls, where they are loaded, have no bit that the vCPU lacks",
-   "guest_dr7, guest_ia32_debugctl",
-   Needs::guest_cpuid | Needs::host_cpuid | Needs::kernel | Needs::quirks | Needs::performance_counters,
-   Reached::l2_active, Keeps::current_vmcs, "27.3.1.1",
-   KVM_NESTED_JUDGE{return c.entry(EntryControl::load_debug_controls) ? c.debugctl() : holds;
-}
-}
-, {"G5", "L2's PAT, where it is loaded, has memory types in each byte", "guest_ia32_pat", Needs::bytes,
-   Reached::l2_active, Keeps::current_vmcs, "27.3.1.1",
-   KVM_NESTED_JUDGE{return c.entry(EntryControl::load_ia32_pat) ? c.pat("guest_ia32_pat") : holds;
-}
-}
-, {"G6", "the VMCS link pointer is all ones, or a VMCS of KVM's is in memory there", "vmcs_link_pointer",
-   Needs::guest_memory | Needs::maxphyaddr, Reached::l2_active, Keeps::current_vmcs, "27.3.1.5",
-   KVM_NESTED_JUDGE{return c.link();
-}
-, Certainty::fails, Answer::einval, everywhere, {},
-    "guest memory has to be in place before KVM_SET_NESTED_STATE"
-}
-, {"G7", "L2's IA32_PERF_GLOBAL_CTRL, where it is loaded, has no counter that the vCPU lacks",
-   "guest_ia32_perf_global_ctrl", Needs::performance_counters, Reached::l2_active, Keeps::current_vmcs,
-   "27.3.1.1",
-   KVM_NESTED_JUDGE{return c.entry(EntryControl::load_ia32_perf_global_ctrl)
-                               ? c.perf_global_ctrl("guest_ia32_perf_global_ctrl")
-                               : holds;
-}
-}
-, {"G8", "L2's CR0.PG needs CR0.PE", "guest_cr0", Needs::bytes, Reached::l2_active, Keeps::current_vmcs,
-   "27.3.1.1",
-   KVM_NESTED_JUDGE{return c.violated(has(c["guest_cr0"], Cr0::pg) && !has(c["guest_cr0"], Cr0::pe),
-                                      "guest_cr0", mask(Cr0::pe));
-}
-}
-, {"G9", "a 64-bit L2 has CR4.PAE and CR0.PG", "guest_cr4, guest_cr0", Needs::bytes, Reached::l2_active,
-   Keeps::current_vmcs, "27.3.1.1",
-   KVM_NESTED_JUDGE{if (!c.entry(EntryControl::ia_32e_mode_guest)) return holds;
-return all(c.violated(!has(c["guest_cr4"], Cr4::pae), "guest_cr4", mask(Cr4::pae)),
-           c.violated(!has(c["guest_cr0"], Cr0::pg), "guest_cr0", mask(Cr0::pg)));
-}
-}
-, {"G10", "L2's EFER, where it is loaded by a pending entry, is valid, and LMA is the IA-32e mode",
-   "guest_ia32_efer", Needs::guest_cpuid | Needs::host_cpuid, Reached::l2_active, Keeps::current_vmcs,
-   "27.3.1.1",
-   KVM_NESTED_JUDGE{if (!c.has(flag::run_pending) || !c.entry(EntryControl::load_ia32_efer)) return holds;
-const auto efer = c["guest_ia32_efer"];
-const bool wide = c.entry(EntryControl::ia_32e_mode_guest);
-return all(c.valid_efer("guest_ia32_efer"),
-           c.violated(has(efer, Efer::lma) != wide, "guest_ia32_efer", mask(Efer::lma)),
-           c.violated(has(c["guest_cr0"], Cr0::pg) && has(efer, Efer::lme) != wide, "guest_ia32_efer",
-                      mask(Efer::lme)));
-}
-}
-, {"G11", "L2's IA32_BNDCFGS, where it is loaded, has a canonical base and bits 11:2 clear", "guest_bndcfgs",
-   Needs::host_cpuid | Needs::kernel | Needs::registers, Reached::l2_active, Keeps::current_vmcs, "27.3.1.1",
-   KVM_NESTED_JUDGE{if (!c.entry(EntryControl::load_ia32_bndcfgs)) return holds;
-constexpr std::uint64_t reserved = 0xffc, low = 0xfff;
-const auto value = c["guest_bndcfgs"];
-return all(c.canonical_base("guest_bndcfgs", value & ~low),
-           c.violated((value & reserved) != 0, "guest_bndcfgs", value& reserved));
-}
-}
-, {"G12", "L2's CET state, where it is loaded, is valid", "guest_s_cet, guest_ssp, guest_ssp_tbl",
-   Needs::guest_cpuid | Needs::host_cpuid, Reached::l2_active, Keeps::current_vmcs, "27.3.1.1",
-   KVM_NESTED_JUDGE{if (!c.entry(EntryControl::load_cet_state)) return holds;
-const auto ssp = c["guest_ssp"];
-return all(c.cet("guest_s_cet", "guest_ssp", "guest_ssp_tbl"),
-           c.canonical(ssp, c.to().host[Feature::la57], Needs::host_cpuid, c.offset("guest_ssp"), 1));
-}
-, Certainty::fails, Answer::einval, from_7
-}
-, {"G13", "L2 is active, halted or waits for a SIPI", "guest_activity_state", Needs::bytes,
-   Reached::l2_active, Keeps::current_vmcs, "27.3.1.5",
-   KVM_NESTED_JUDGE{const auto state = c["guest_activity_state"];
-return c.violated(state != 0 && state != 1 && state != 3, "guest_activity_state");
-}
-}
-,
-
+    {.id = "G1",
+     .holds = "L2's CR0 has the bits that VMX fixes, but for PE and PG of an unrestricted guest",
+     .fields = "guest_cr0",
+     .needs = Needs::capabilities,
+     .reached = Reached::l2_active,
+     .keeps = Keeps::current_vmcs,
+     .manual = "27.3.1.1",
+     .judge =
+         [](const VmxCase& c) noexcept {
+             const bool unrestricted = c.secondary(Secondary::unrestricted_guest);
+             return c.fixed("guest_cr0", vmx::msr::cr0_fixed0, vmx::msr::cr0_fixed1,
+                            unrestricted ? mask(Cr0::pe, Cr0::pg) : 0);
+         }},
+    {.id = "G2",
+     .holds = "L2's CR4 has the bits that VMX fixes and none that the vCPU lacks",
+     .fields = "guest_cr4",
+     .needs = Needs::capabilities | Needs::guest_cpuid | Needs::host_cpuid,
+     .reached = Reached::l2_active,
+     .keeps = Keeps::current_vmcs,
+     .manual = "27.3.1.1",
+     .judge = [](const VmxCase& c) noexcept { return c.cr4("guest_cr4"); }},
+    {.id = "G3",
+     .holds = "L2's CR4.CET needs its CR0.WP",
+     .fields = "guest_cr0, guest_cr4",
+     .reached = Reached::l2_active,
+     .applies = from_7,
+     .keeps = Keeps::current_vmcs,
+     .manual = "27.3.1.1",
+     .judge =
+         [](const VmxCase& c) noexcept {
+             return c.violated(has(c["guest_cr4"], Cr4::cet) && !has(c["guest_cr0"], Cr0::wp), "guest_cr0",
+                               mask(Cr0::wp));
+         }},
+    {.id = "G4",
+     .holds = "L2's debug controls, where they are loaded, have no bit that the vCPU lacks",
+     .fields = "guest_dr7, guest_ia32_debugctl",
+     .needs =
+         Needs::guest_cpuid | Needs::host_cpuid | Needs::kernel | Needs::quirks | Needs::performance_counters,
+     .reached = Reached::l2_active,
+     .keeps = Keeps::current_vmcs,
+     .manual = "27.3.1.1",
+     .judge =
+         [](const VmxCase& c) noexcept {
+             return c.entry(EntryControl::load_debug_controls) ? c.debugctl() : holds;
+         }},
+    {.id = "G5",
+     .holds = "L2's PAT, where it is loaded, has memory types in each byte",
+     .fields = "guest_ia32_pat",
+     .reached = Reached::l2_active,
+     .keeps = Keeps::current_vmcs,
+     .manual = "27.3.1.1",
+     .judge =
+         [](const VmxCase& c) noexcept {
+             return c.entry(EntryControl::load_ia32_pat) ? c.pat("guest_ia32_pat") : holds;
+         }},
+    {.id = "G6",
+     .holds = "the VMCS link pointer is all ones, or a VMCS of KVM's is in memory there",
+     .fields = "vmcs_link_pointer",
+     .needs = Needs::guest_memory | Needs::maxphyaddr,
+     .reached = Reached::l2_active,
+     .keeps = Keeps::current_vmcs,
+     .manual = "27.3.1.5",
+     .advice = "guest memory has to be in place before KVM_SET_NESTED_STATE",
+     .judge = [](const VmxCase& c) noexcept { return c.link(); }},
+    {.id = "G7",
+     .holds = "L2's IA32_PERF_GLOBAL_CTRL, where it is loaded, has no counter that the vCPU lacks",
+     .fields = "guest_ia32_perf_global_ctrl",
+     .needs = Needs::performance_counters,
+     .reached = Reached::l2_active,
+     .keeps = Keeps::current_vmcs,
+     .manual = "27.3.1.1",
+     .judge =
+         [](const VmxCase& c) noexcept {
+             return c.entry(EntryControl::load_ia32_perf_global_ctrl)
+                        ? c.perf_global_ctrl("guest_ia32_perf_global_ctrl")
+                        : holds;
+         }},
+    {.id = "G8",
+     .holds = "L2's CR0.PG needs CR0.PE",
+     .fields = "guest_cr0",
+     .reached = Reached::l2_active,
+     .keeps = Keeps::current_vmcs,
+     .manual = "27.3.1.1",
+     .judge =
+         [](const VmxCase& c) noexcept {
+             return c.violated(has(c["guest_cr0"], Cr0::pg) && !has(c["guest_cr0"], Cr0::pe), "guest_cr0",
+                               mask(Cr0::pe));
+         }},
+    {.id = "G9",
+     .holds = "a 64-bit L2 has CR4.PAE and CR0.PG",
+     .fields = "guest_cr4, guest_cr0",
+     .reached = Reached::l2_active,
+     .keeps = Keeps::current_vmcs,
+     .manual = "27.3.1.1",
+     .judge =
+         [](const VmxCase& c) noexcept {
+             if (!c.entry(EntryControl::ia_32e_mode_guest))
+                 return holds;
+             return all(c.violated(!has(c["guest_cr4"], Cr4::pae), "guest_cr4", mask(Cr4::pae)),
+                        c.violated(!has(c["guest_cr0"], Cr0::pg), "guest_cr0", mask(Cr0::pg)));
+         }},
+    {.id = "G10",
+     .holds = "L2's EFER, where it is loaded by a pending entry, is valid, and LMA is the IA-32e mode",
+     .fields = "guest_ia32_efer",
+     .needs = Needs::guest_cpuid | Needs::host_cpuid,
+     .reached = Reached::l2_active,
+     .keeps = Keeps::current_vmcs,
+     .manual = "27.3.1.1",
+     .judge =
+         [](const VmxCase& c) noexcept {
+             if (!c.has(flag::run_pending) || !c.entry(EntryControl::load_ia32_efer))
+                 return holds;
+             const auto efer = c["guest_ia32_efer"];
+             const bool wide = c.entry(EntryControl::ia_32e_mode_guest);
+             return all(c.valid_efer("guest_ia32_efer"),
+                        c.violated(has(efer, Efer::lma) != wide, "guest_ia32_efer", mask(Efer::lma)),
+                        c.violated(has(c["guest_cr0"], Cr0::pg) && has(efer, Efer::lme) != wide,
+                                   "guest_ia32_efer", mask(Efer::lme)));
+         }},
+    {.id = "G11",
+     .holds = "L2's IA32_BNDCFGS, where it is loaded, has a canonical base and bits 11:2 clear",
+     .fields = "guest_bndcfgs",
+     .needs = Needs::host_cpuid | Needs::kernel | Needs::registers,
+     .reached = Reached::l2_active,
+     .keeps = Keeps::current_vmcs,
+     .manual = "27.3.1.1",
+     .judge =
+         [](const VmxCase& c) noexcept {
+             if (!c.entry(EntryControl::load_ia32_bndcfgs))
+                 return holds;
+             constexpr std::uint64_t reserved = 0xffc, low = 0xfff;
+             const auto value = c["guest_bndcfgs"];
+             return all(c.canonical_base("guest_bndcfgs", value & ~low),
+                        c.violated((value & reserved) != 0, "guest_bndcfgs", value & reserved));
+         }},
+    {.id = "G12",
+     .holds = "L2's CET state, where it is loaded, is valid",
+     .fields = "guest_s_cet, guest_ssp, guest_ssp_tbl",
+     .needs = Needs::guest_cpuid | Needs::host_cpuid,
+     .reached = Reached::l2_active,
+     .applies = from_7,
+     .keeps = Keeps::current_vmcs,
+     .manual = "27.3.1.1",
+     .judge =
+         [](const VmxCase& c) noexcept {
+             if (!c.entry(EntryControl::load_cet_state))
+                 return holds;
+             const auto ssp = c["guest_ssp"];
+             return all(
+                 c.cet("guest_s_cet", "guest_ssp", "guest_ssp_tbl"),
+                 c.canonical(ssp, c.to().host[Feature::la57], Needs::host_cpuid, c.offset("guest_ssp"), 1));
+         }},
+    {.id = "G13",
+     .holds = "L2 is active, halted or waits for a SIPI",
+     .fields = "guest_activity_state",
+     .reached = Reached::l2_active,
+     .keeps = Keeps::current_vmcs,
+     .manual = "27.3.1.5",
+     .judge =
+         [](const VmxCase& c) noexcept {
+             const auto state = c["guest_activity_state"];
+             return c.violated(state != 0 && state != 1 && state != 3, "guest_activity_state");
+         }},
     // --- entering L2
-    {"E1", "L2's CR3 lies below 2^MAXPHYADDR", "guest_cr3", Needs::maxphyaddr | Needs::guest_cpuid,
-     Reached::l2_active, Keeps::overwritten, "27.3.1.1", KVM_NESTED_JUDGE{return c.cr3("guest_cr3");
-}
-, Certainty::fails, Answer::positive, everywhere, {},
-    "restore all registers before anything else: the vCPU has L2's control registers and is not in L2"
-}
-,
+    {.id = "E1",
+     .holds = "L2's CR3 lies below 2^MAXPHYADDR",
+     .fields = "guest_cr3",
+     .needs = Needs::maxphyaddr | Needs::guest_cpuid,
+     .reached = Reached::l2_active,
+     .answer = Answer::positive,
+     .keeps = Keeps::overwritten,
+     .manual = "27.3.1.1",
+     .advice =
+         "restore all registers before anything else: the vCPU has L2's control registers and is not in L2",
+     .judge = [](const VmxCase& c) noexcept { return c.cr3("guest_cr3"); }},
 });
-
-#undef KVM_NESTED_JUDGE
 
 } // namespace kvm::nested::detail
 
