@@ -18,10 +18,12 @@ import :capabilities;
 export namespace kvm::nested {
 
 /// A kernel's version, as far as its rules depend on it. Stable kernels take over changes, and distributions
-/// more of them: it stands for what was seen on the kernels 6.1.192, 6.12.118 and 7.3.4.
+/// more of them: rules stand for what was seen on the kernels 6.1.192, 6.12.118 and 7.3.4, and in the sources
+/// of 6.12.107 and 7.2.12.
 struct KernelVersion {
-    std::uint16_t major;
-    std::uint16_t minor;
+    std::uint16_t major = 0;
+    std::uint16_t minor = 0;
+    std::uint16_t patch = 0;
     auto operator<=>(const KernelVersion&) const = default;
 };
 
@@ -155,23 +157,28 @@ struct GuestMemory {
 
 /// The vCPU that a state is to be set on, or what a vCPU of a host could at most be.
 struct Destination {
-    std::optional<VendorId> vendor;
-    std::optional<KernelVersion> kernel;
-    std::optional<bool> nested; ///< the vendor module's parameter: whether KVM_CAP_NESTED_STATE is not 0
-    std::optional<std::uint8_t>
-        maxphyaddr;          ///< of the guest: CPUID.80000008H:EAX[7:0]; KVM takes 36 without it
-    Features guest;          ///< what the guest's CPUID says
-    Features host;           ///< what KVM_GET_SUPPORTED_CPUID says
-    vmx::Capabilities vmx;   ///< the vCPU's VMX capability MSRs
-    svm::Capabilities svm;   ///< of the guest's CPUID
-    std::optional<bool> smm; ///< the vCPU is in SMM (KVM_GET_VCPU_EVENTS)
-    std::optional<std::uint64_t> efer, cr0, cr3, cr4; ///< the vCPU's, which are L2's to be
-    std::optional<bool> enlightened_vmcs;          ///< KVM_CAP_HYPERV_ENLIGHTENED_VMCS is enabled on the vCPU
-    std::optional<std::uint64_t> disabled_quirks;  ///< KVM_CAP_DISABLE_QUIRKS2
-    std::optional<bool> nested_paging;             ///< kvm_amd's parameter npt
-    std::optional<std::uint64_t> perf_global_ctrl; ///< the bits of IA32_PERF_GLOBAL_CTRL that the vCPU has
-    std::optional<bool> exception_payload;         ///< KVM_CAP_EXCEPTION_PAYLOAD is enabled
-    std::optional<std::uint32_t> tsc_khz;          ///< of the vCPU
+    std::optional<VendorId> vendor = {};
+    std::optional<KernelVersion> kernel = {};
+    std::optional<bool> nested = {}; ///< whether KVM_CAP_NESTED_STATE is not 0
+    /// The guest's, CPUID.80000008H:EAX[7:0]; KVM takes 36 without that leaf.
+    std::optional<std::uint8_t> maxphyaddr = {};
+    Features guest = {};          ///< what the guest's CPUID says
+    Features host = {};           ///< what KVM_GET_SUPPORTED_CPUID says
+    vmx::Capabilities vmx = {};   ///< the vCPU's VMX capability MSRs
+    svm::Capabilities svm = {};   ///< of the guest's CPUID
+    std::optional<bool> smm = {}; ///< the vCPU is in SMM (KVM_GET_VCPU_EVENTS)
+    // The vCPU's registers, which are L2's to be.
+    std::optional<std::uint64_t> efer = {};
+    std::optional<std::uint64_t> cr0 = {};
+    std::optional<std::uint64_t> cr3 = {};
+    std::optional<std::uint64_t> cr4 = {};
+    std::optional<bool> enlightened_vmcs = {}; ///< KVM_CAP_HYPERV_ENLIGHTENED_VMCS is enabled on the vCPU
+    std::optional<std::uint64_t> disabled_quirks = {}; ///< KVM_CAP_DISABLE_QUIRKS2
+    std::optional<bool> nested_paging = {};            ///< kvm_amd's parameter npt
+    /// The bits that the vCPU has in IA32_PERF_GLOBAL_CTRL, one for each counter.
+    std::optional<std::uint64_t> perf_global_ctrl = {};
+    std::optional<bool> exception_payload = {}; ///< KVM_CAP_EXCEPTION_PAYLOAD is enabled
+    std::optional<std::uint32_t> tsc_khz = {};  ///< of the vCPU
     GuestMemory memory = {};
 
     bool operator==(const Destination&) const = default;

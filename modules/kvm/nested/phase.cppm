@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: MIT
 //
-// The phase of a state: which of the few situations that a vCPU can be in. Flags, addresses and size decide
-// it, by two tables for each vendor that are read from top to bottom: what no vCPU can be in (with the rule
-// of KVM_SET_NESTED_STATE that refuses it), and what is left.
+// The phase of a state: which of the few situations that a vCPU can be in. Two things decide it, both read
+// from top to bottom: the rules of KVM_SET_NESTED_STATE that it breaks on any vCPU, and a table of what is
+// left.
 module;
+#include <algorithm>
 #include <array>
 #include <bit>
 #include <cstddef>
@@ -11,6 +12,7 @@ module;
 #include <expected>
 #include <span>
 #include <string_view>
+#include <type_traits>
 export module kvm.nested:phase;
 import :uapi;
 import :vendor;
@@ -23,7 +25,10 @@ import :vmcs12;
 import :vmcb12;
 import :parts;
 import :error;
+import :destination;
+import :rule;
 import :vmx_rules;
+import :svm_rules;
 
 export namespace kvm::nested {
 
@@ -57,241 +62,84 @@ constexpr bool links_shadow_vmcs(const Vmcs12Fields& vmcs12) noexcept {
            && vmcs12["vmcs_link_pointer"] != uapi::no_address;
 }
 
-/// What decides the phase of a VMX state.
-struct VmxFacts {
-    static constexpr VendorId vendor = VendorId::vmx;
-
-    std::uint16_t flags = 0;
-    std::uint64_t vmxon_pa = uapi::no_address;
-    std::uint64_t vmcs12_pa = uapi::no_address;
-    std::uint16_t smm_flags = 0;
-    std::uint32_t vmx_flags = 0;
-    std::uint32_t size = 0;
-    std::uint32_t revision = uapi::vmcs12_revision;         ///< the first word of the vmcs12, if there is one
-    bool links_shadow = false;                              ///< links_shadow_vmcs() of it
-    std::uint32_t shadow_revision = shadow_vmcs12_revision; ///< the first word of the shadow vmcs12
-
-    constexpr bool has(std::uint16_t flag) const noexcept { return (flags & flag) != 0; }
-    constexpr bool smm(std::uint16_t flag) const noexcept { return (smm_flags & flag) != 0; }
-    constexpr bool vmxon() const noexcept { return vmxon_pa != uapi::no_address; }
-    constexpr bool vmcs12() const noexcept { return vmcs12_pa != uapi::no_address; }
-    constexpr bool payload() const noexcept { return size > uapi::header_size; }
-};
-
-/// What decides the phase of an SVM state.
-struct SvmFacts {
-    static constexpr VendorId vendor = VendorId::svm;
-
-    std::uint16_t flags = 0;
-    std::uint32_t size = 0;
-    std::uint64_t vmcb12_pa = 0;
-    bool intercepts_vmrun = true; ///< as the control area says, if there is one
-    std::uint32_t asid = 1;
-
-    constexpr bool has(std::uint16_t flag) const noexcept { return (flags & flag) != 0; }
-};
-
-/// One reason why there is no phase.
-template <class Facts>
-struct Refusal {
-    std::string_view rule; ///< the kernel's check, as the README numbers them
-    Errc cause;
-    std::size_t offset; ///< of the field to look at
-    bool (*applies)(const Facts&) noexcept;
-};
+namespace flag = uapi::state_flag;
 
 /// One phase.
-template <class Facts>
+template <class Case>
 struct PhaseRow {
     Phase phase;
-    bool (*applies)(const Facts&) noexcept;
+    bool (*applies)(const Case&) noexcept;
 };
 
-namespace flag = uapi::state_flag;
+/// What is left where no rule refuses, VMX.
+inline constexpr std::array vmx_phases = std::to_array<PhaseRow<VmxCase>>({
+    {Phase::vmx_off, [](const VmxCase& c) noexcept { return !c.vmxon(); }},
+    {Phase::vmx_smm_interrupted_l2,
+     [](const VmxCase& c) noexcept { return c.smm_has(uapi::smm_flag::guest_mode); }},
+    {Phase::vmx_smm_current_vmcs,
+     [](const VmxCase& c) noexcept { return c.vmx().smm_flags != 0 && c.reaches(Reached::vmcs12); }},
+    {Phase::vmx_smm_vmxon_only, [](const VmxCase& c) noexcept { return c.vmx().smm_flags != 0; }},
+    {Phase::vmx_l2_active, [](const VmxCase& c) noexcept { return c.has(flag::guest_mode); }},
+    {Phase::vmx_current_vmcs, [](const VmxCase& c) noexcept { return c.reaches(Reached::vmcs12); }},
+    {Phase::vmx_vmxon_only, [](const VmxCase&) noexcept { return true; }},
+});
+
+/// What is left, SVM.
+inline constexpr std::array svm_phases = std::to_array<PhaseRow<SvmCase>>({
+    {Phase::svm_l2_active, [](const SvmCase& c) noexcept { return c.has(flag::guest_mode); }},
+    {Phase::svm_outside_l2_gif_set, [](const SvmCase& c) noexcept { return c.has(flag::gif_set); }},
+    {Phase::svm_outside_l2_gif_clear, [](const SvmCase&) noexcept { return true; }},
+});
 
 } // namespace kvm::nested
 
 namespace kvm::nested::detail {
 
-consteval std::size_t in_vmcs12(std::string_view name) {
-    return begin_of(Part::vmcs12) + find_vmcs12_field(name)->offset;
-}
-consteval std::size_t in_shadow_vmcs12(std::string_view name) {
-    return begin_of(Part::shadow_vmcs12) + find_vmcs12_field(name)->offset;
-}
-consteval std::size_t in_vmcb12(std::string_view name) {
-    return begin_of(Part::vmcb) + find_vmcb12_field(name)->offset;
+/// Any vCPU at all: what is violated here, is so on each.
+inline constexpr Destination anywhere{};
+
+/// The rules that parse() asks: those with a cause.
+template <const auto& rules>
+inline constexpr auto refusals = [] {
+    constexpr auto of_parse = [](const auto& rule) { return rule.cause.has_value(); };
+    std::array<typename std::remove_cvref_t<decltype(rules)>::value_type,
+               static_cast<std::size_t>(std::ranges::count_if(rules, of_parse))>
+        found{};
+    std::ranges::copy_if(rules, found.begin(), of_parse);
+    return found;
+}();
+
+/// The phase, or the first rule that refuses.
+template <const auto& rules, class Case, std::size_t Phases>
+constexpr std::expected<Phase, Error> decide(const Case& c,
+                                             const std::array<PhaseRow<Case>, Phases>& phases) noexcept {
+    for (const auto& rule : refusals<rules>) {
+        if (!c.reaches(rule.reached))
+            continue;
+        if (const auto judgement = rule.judge(c); judgement.outcome == Judgement::Outcome::violated)
+            return std::unexpected{Error{.code = *rule.cause,
+                                         .operation = Operation::parse,
+                                         .detail_kind = offset_in(Case::vendor),
+                                         .detail = judgement.offset}};
+    }
+    for (const auto& row : phases)
+        if (row.applies(c))
+            return row.phase;
+    return Phase::unrecognised;
 }
 
 } // namespace kvm::nested::detail
 
 export namespace kvm::nested {
 
-/// VMX, in the order in which the kernel checks. Rows without a rule are states that the kernel would take
-/// and that no vCPU can be in.
-inline constexpr std::array vmx_refusals = std::to_array<Refusal<VmxFacts>>({
-    {"X3", Errc::bad_size, header_offset("size"),
-     [](const VmxFacts& f) noexcept {
-         return f.size != uapi::header_size && f.size != uapi::header_size + uapi::page_size
-                && f.size != Vmx::capacity;
-     }},
-    {"X4", Errc::unknown_flags, header_offset("flags"), [](const VmxFacts& f) noexcept { return (f.flags & ~flag::known) != 0; }},
-    {"X5", Errc::run_pending_outside_l2, header_offset("flags"),
-     [](const VmxFacts& f) noexcept { return f.has(flag::run_pending) && !f.has(flag::guest_mode); }},
-    {"V2", Errc::smm_without_vmxon, header_offset("hdr.vmx.smm.flags"),
-     [](const VmxFacts& f) noexcept { return !f.vmxon() && f.smm_flags != 0; }},
-    {"V3", Errc::vmcs12_without_vmxon, header_offset("hdr.vmx.vmcs12_pa"),
-     [](const VmxFacts& f) noexcept { return !f.vmxon() && f.vmcs12(); }},
-    {"V4", Errc::flags_without_vmxon, header_offset("flags"),
-     [](const VmxFacts& f) noexcept { return !f.vmxon() && (f.flags & ~flag::evmcs) != 0; }},
-    {"V6", Errc::bad_vmxon_address, header_offset("hdr.vmx.vmxon_pa"),
-     [](const VmxFacts& f) noexcept { return f.vmxon() && f.vmxon_pa % uapi::page_size != 0; }},
-    {"V7", Errc::l2_active_in_smm, header_offset("hdr.vmx.smm.flags"),
-     [](const VmxFacts& f) noexcept { return f.smm(uapi::smm_flag::guest_mode) && f.has(flag::guest_mode); }},
-    {"V8", Errc::unknown_smm_flags, header_offset("hdr.vmx.smm.flags"),
-     [](const VmxFacts& f) noexcept { return (f.smm_flags & ~uapi::smm_flag::known) != 0; }},
-    {"V9", Errc::unknown_vmx_flags, header_offset("hdr.vmx.flags"),
-     [](const VmxFacts& f) noexcept { return (f.vmx_flags & ~uapi::vmx_flag::known) != 0; }},
-    {"V10", Errc::l2_active_in_smm, header_offset("hdr.vmx.smm.flags"),
-     [](const VmxFacts& f) noexcept { return f.smm_flags != 0 && f.has(flag::guest_mode); }},
-    {"V11", Errc::smm_l2_without_smm_vmxon, header_offset("hdr.vmx.smm.flags"),
-     [](const VmxFacts& f) noexcept {
-         return f.smm(uapi::smm_flag::guest_mode) && !f.smm(uapi::smm_flag::vmxon);
-     }},
-    {"V15", Errc::payload_missing, header_offset("size"),
-     [](const VmxFacts& f) noexcept {
-         return f.vmxon() && !f.payload() && (f.vmcs12() || f.has(flag::evmcs) || f.has(flag::guest_mode));
-     }},
-    {"", Errc::payload_missing, header_offset("size"),
-     [](const VmxFacts& f) noexcept { return f.smm(uapi::smm_flag::guest_mode) && !f.payload(); }},
-    {"V17", Errc::payload_without_vmcs12, header_offset("hdr.vmx.vmcs12_pa"),
-     [](const VmxFacts& f) noexcept {
-         return f.vmxon() && f.payload() && !f.vmcs12() && !f.has(flag::evmcs);
-     }},
-    {"V16", Errc::bad_vmcs12_address, header_offset("hdr.vmx.vmcs12_pa"),
-     [](const VmxFacts& f) noexcept {
-         return f.vmcs12() && (f.vmcs12_pa == f.vmxon_pa || f.vmcs12_pa % uapi::page_size != 0);
-     }},
-    {"V19", Errc::bad_vmcs12_revision, detail::in_vmcs12("hdr"),
-     [](const VmxFacts& f) noexcept {
-         return f.vmxon() && f.payload() && (f.revision & 0x7fff'ffff) != uapi::vmcs12_revision;
-     }},
-    {"V21", Errc::shadow_vmcs12_missing, header_offset("size"),
-     [](const VmxFacts& f) noexcept {
-         return f.has(flag::guest_mode) && f.links_shadow && f.size < Vmx::capacity;
-     }},
-    {"V23", Errc::bad_shadow_vmcs12_revision, detail::in_shadow_vmcs12("hdr"),
-     [](const VmxFacts& f) noexcept {
-         return f.has(flag::guest_mode) && f.links_shadow
-                && f.shadow_revision != shadow_vmcs12_revision;
-     }},
-});
-
-/// What is left, VMX.
-inline constexpr std::array vmx_phases = std::to_array<PhaseRow<VmxFacts>>({
-    {Phase::vmx_off, [](const VmxFacts& f) noexcept { return !f.vmxon(); }},
-    {Phase::vmx_smm_interrupted_l2,
-     [](const VmxFacts& f) noexcept { return f.smm(uapi::smm_flag::guest_mode); }},
-    {Phase::vmx_smm_current_vmcs, [](const VmxFacts& f) noexcept { return f.smm_flags != 0 && f.payload(); }},
-    {Phase::vmx_smm_vmxon_only, [](const VmxFacts& f) noexcept { return f.smm_flags != 0; }},
-    {Phase::vmx_l2_active, [](const VmxFacts& f) noexcept { return f.has(flag::guest_mode); }},
-    {Phase::vmx_current_vmcs, [](const VmxFacts& f) noexcept { return f.payload(); }},
-    {Phase::vmx_vmxon_only, [](const VmxFacts&) noexcept { return true; }},
-});
-
-/// SVM, in the order in which the kernel checks.
-inline constexpr std::array svm_refusals = std::to_array<Refusal<SvmFacts>>({
-    {"X3", Errc::bad_size, header_offset("size"),
-     [](const SvmFacts& f) noexcept { return f.size != uapi::header_size && f.size != Svm::capacity; }},
-    {"X4", Errc::unknown_flags, header_offset("flags"),
-     [](const SvmFacts& f) noexcept { return (f.flags & ~flag::known) != 0; }},
-    {"X5", Errc::run_pending_outside_l2, header_offset("flags"),
-     [](const SvmFacts& f) noexcept { return f.has(flag::run_pending) && !f.has(flag::guest_mode); }},
-    {"S2", Errc::flags_of_other_vendor, header_offset("flags"),
-     [](const SvmFacts& f) noexcept { return f.has(flag::evmcs) || f.has(flag::mtf_pending); }},
-    {"S6", Errc::bad_vmcb12_address, header_offset("hdr.svm.vmcb_pa"),
-     [](const SvmFacts& f) noexcept {
-         return f.has(flag::guest_mode) && f.vmcb12_pa % uapi::page_size != 0;
-     }},
-    {"S7", Errc::payload_missing, header_offset("size"),
-     [](const SvmFacts& f) noexcept { return f.has(flag::guest_mode) && f.size != Svm::capacity; }},
-    {"S9", Errc::vmrun_not_intercepted, detail::in_vmcb12("intercepts[4]"),
-     [](const SvmFacts& f) noexcept { return f.has(flag::guest_mode) && !f.intercepts_vmrun; }},
-    {"S10", Errc::asid_zero, detail::in_vmcb12("asid"),
-     [](const SvmFacts& f) noexcept { return f.has(flag::guest_mode) && f.asid == 0; }},
-});
-
-/// What is left, SVM.
-inline constexpr std::array svm_phases = std::to_array<PhaseRow<SvmFacts>>({
-    {Phase::svm_l2_active, [](const SvmFacts& f) noexcept { return f.has(flag::guest_mode); }},
-    {Phase::svm_outside_l2_gif_set, [](const SvmFacts& f) noexcept { return f.has(flag::gif_set); }},
-    {Phase::svm_outside_l2_gif_clear, [](const SvmFacts&) noexcept { return true; }},
-});
-
-/// The phase, or the first row that refuses.
-template <class Facts, std::size_t Refusals, std::size_t Phases>
-constexpr std::expected<Phase, Error> decide(const Facts& facts,
-                                             const std::array<Refusal<Facts>, Refusals>& refusals,
-                                             const std::array<PhaseRow<Facts>, Phases>& phases) noexcept {
-    for (const auto& refusal : refusals)
-        if (refusal.applies(facts))
-            return std::unexpected{Error{.code = refusal.cause,
-                                         .operation = Operation::parse,
-                                         .detail_kind = offset_in(Facts::vendor),
-                                         .detail = refusal.offset}};
-    for (const auto& row : phases)
-        if (row.applies(facts))
-            return row.phase;
-    return Phase::unrecognised;
-}
-
-constexpr std::expected<Phase, Error> phase_of(const VmxFacts& facts) noexcept {
-    return decide(facts, vmx_refusals, vmx_phases);
-}
-constexpr std::expected<Phase, Error> phase_of(const SvmFacts& facts) noexcept {
-    return decide(facts, svm_refusals, svm_phases);
-}
-
-/// @param payload what follows the header, if it is all there
-constexpr VmxFacts vmx_facts(const uapi::StateHeader& header, std::span<const std::byte> payload) noexcept {
-    const auto vmx = std::bit_cast<uapi::VmxHeader>(header.vendor);
-    VmxFacts facts{.flags = header.flags,
-                   .vmxon_pa = vmx.vmxon_pa,
-                   .vmcs12_pa = vmx.vmcs12_pa,
-                   .smm_flags = vmx.smm_flags,
-                   .vmx_flags = vmx.flags,
-                   .size = header.size};
-    if (payload.size() >= uapi::page_size) {
-        const Vmcs12Fields vmcs12{payload.first<uapi::page_size>()};
-        facts.revision = static_cast<std::uint32_t>(vmcs12["hdr"]);
-        facts.links_shadow = links_shadow_vmcs(vmcs12);
-    }
-    if (payload.size() >= 2 * uapi::page_size)
-        facts.shadow_revision = static_cast<std::uint32_t>(
-            Vmcs12Fields{payload.subspan<uapi::page_size, uapi::page_size>()}["hdr"]);
-    return facts;
-}
-
-constexpr SvmFacts svm_facts(const uapi::StateHeader& header, std::span<const std::byte> payload) noexcept {
-    SvmFacts facts{.flags = header.flags,
-                   .size = header.size,
-                   .vmcb12_pa = std::bit_cast<uapi::SvmHeader>(header.vendor).vmcb12_pa};
-    if (payload.size() >= uapi::page_size) {
-        const Vmcb12Fields vmcb12{payload.first<uapi::page_size>()};
-        facts.intercepts_vmrun = has(vmcb12["intercepts[4]"], svm::Intercept::vmrun);
-        facts.asid = static_cast<std::uint32_t>(vmcb12["asid"]);
-    }
-    return facts;
-}
-
 /// The phase of a state whose format says which vendor's it is.
 /// @param payload what follows the header
 constexpr std::expected<Phase, Error> phase_of(const uapi::StateHeader& header,
                                                std::span<const std::byte> payload) noexcept {
     if (header.format == Vmx::format)
-        return phase_of(vmx_facts(header, payload));
+        return detail::decide<vmx_rules>(VmxCase{header, payload, detail::anywhere}, vmx_phases);
     if (header.format == Svm::format)
-        return phase_of(svm_facts(header, payload));
+        return detail::decide<svm_rules>(SvmCase{header, payload, detail::anywhere}, svm_phases);
     return std::unexpected{Error{.code = Errc::unknown_format,
                                  .operation = Operation::parse,
                                  .detail_kind = DetailKind::vmx_offset,

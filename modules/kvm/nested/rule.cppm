@@ -92,28 +92,56 @@ enum class Reached : std::uint8_t {
     vmcb12,        ///< SVM: GUEST_MODE, and `size` has room for a VMCB
 };
 
-/// In which kernels a rule applies.
+/// Some kernels in a row.
+struct Kernels {
+    KernelVersion from, to; ///< both belong to them
+};
+
+/// In which kernels a rule applies: those that were seen with it, and those that were seen without it. Of any
+/// other nobody knows.
 struct Applies {
-    KernelVersion absent = {0, 0};    ///< the last one that was seen without it
-    KernelVersion present = {0, 0};   ///< the first one that was seen with it
-    KernelVersion gone = {0xffff, 0}; ///< the first one that was seen without it again
-    KernelVersion last = {0xffff, 0}; ///< the last one that was seen with it
+    std::span<const Kernels> with = {};
+    std::span<const Kernels> without = {}; ///< empty: it applies in all of them
 
     constexpr Known in(const std::optional<KernelVersion>& kernel) const noexcept {
-        if (absent == KernelVersion{0, 0} && gone == KernelVersion{0xffff, 0})
+        const auto among = [&](std::span<const Kernels> ranges) {
+            for (const auto& range : ranges)
+                if (range.from <= *kernel && *kernel <= range.to)
+                    return true;
+            return false;
+        };
+        if (without.empty())
             return Known::yes;
         if (!kernel)
             return Known::unknown;
-        if (*kernel <= absent || *kernel >= gone)
-            return Known::no;
-        return *kernel >= present && *kernel <= last ? Known::yes : Known::unknown;
+        return among(with) ? Known::yes : among(without) ? Known::no : Known::unknown;
     }
 };
+
+} // namespace kvm::nested
+
+namespace kvm::nested::detail {
+
+inline constexpr KernelVersion oldest{0, 0, 0}, newest{0xffff, 0, 0};
+inline constexpr std::array up_to_6_1 = std::to_array<Kernels>({{oldest, {6, 1, 0xffff}}});
+inline constexpr std::array since_6_12 = std::to_array<Kernels>({{{6, 12, 0}, newest}});
+inline constexpr std::array before_7 = std::to_array<Kernels>({{oldest, {6, 12, 0xffff}}});
+inline constexpr std::array since_7 = std::to_array<Kernels>({{{7, 2, 0}, newest}});
+inline constexpr std::array with_stable_6_12_118 =
+    std::to_array<Kernels>({{{6, 12, 118}, {6, 12, 0xffff}}, {{7, 3, 0}, newest}});
+inline constexpr std::array without_stable_6_12_118 =
+    std::to_array<Kernels>({{oldest, {6, 12, 107}}, {{7, 0, 0}, {7, 2, 12}}});
+
+} // namespace kvm::nested::detail
+
+export namespace kvm::nested {
+
 inline constexpr Applies everywhere{};
-inline constexpr Applies from_6_12{.absent = {6, 1}, .present = {6, 12}};
-inline constexpr Applies from_7{.absent = {6, 12}, .present = {7, 2}};
-inline constexpr Applies from_7_3{.absent = {7, 2}, .present = {7, 3}};
-inline constexpr Applies up_to_6_12{.gone = {7, 2}, .last = {6, 12}};
+inline constexpr Applies from_6_12{detail::since_6_12, detail::up_to_6_1};
+inline constexpr Applies from_7{detail::since_7, detail::before_7};
+inline constexpr Applies up_to_6_12{detail::before_7, detail::since_7};
+/// In 7.3, and taken over by stable 6.12 between .107 and .118.
+inline constexpr Applies from_7_3_and_6_12_118{detail::with_stable_6_12_118, detail::without_stable_6_12_118};
 
 /// What came of a rule.
 struct Judgement {
@@ -166,8 +194,6 @@ struct Rule {
     std::optional<Errc> cause = {}; ///< of parse(), which refuses a state that violates it
     std::string_view advice = {};   ///< what to do; empty: the field is to be looked at
     Judgement (*judge)(const Case&) noexcept = nullptr;
-}; ///< of parse(), which refuses a state that violates it
-std::string_view advice = {}; ///< what to do; empty: the field is to be looked at
 };
 
 } // namespace kvm::nested

@@ -34,12 +34,15 @@ constexpr Known both(Known a, Known b) noexcept {
 /// The bytes of a state and the vCPU that they are for.
 class StateCase {
   public:
-    constexpr StateCase(const uapi::StateHeader& header, std::span<const std::byte> bytes,
+    /// @param payload what there is behind the header, whatever the header's size says
+    constexpr StateCase(const uapi::StateHeader& header, std::span<const std::byte> payload,
                         const Destination& to) noexcept
-        : header_{header}, bytes_{bytes}, to_{&to} {}
+        : header_{header}, payload_{payload}, to_{&to} {}
 
     constexpr const uapi::StateHeader& header() const noexcept { return header_; }
-    constexpr std::span<const std::byte> bytes() const noexcept { return bytes_; }
+    constexpr std::span<const std::byte> payload() const noexcept { return payload_; }
+    /// How many bytes of the state are there.
+    constexpr std::size_t given() const noexcept { return uapi::header_size + payload_.size(); }
     constexpr const Destination& to() const noexcept { return *to_; }
     constexpr bool has(std::uint16_t flag) const noexcept { return (header_.flags & flag) != 0; }
 
@@ -191,7 +194,7 @@ class StateCase {
 
   private:
     uapi::StateHeader header_;
-    std::span<const std::byte> bytes_;
+    std::span<const std::byte> payload_;
     const Destination* to_;
 };
 
@@ -211,18 +214,14 @@ inline constexpr auto common_rules = std::to_array<Rule<Case>>({
              return if_known(negation(known(c.to().nested)), Needs::nested,
                              Case::StateCase::violated(true, 0));
          }},
+    // Where it cannot, there is nothing to ask the others about: check() says so itself.
     {.id = "X2",
      .holds = "the header can be read",
      .fields = "size",
      .needs = Needs::caller_memory,
      .answer = Answer::efault,
      .advice = "a state begins with a header of 128 bytes",
-     .judge =
-         [](const Case& c) noexcept {
-             return c.bytes().size() < uapi::header_size
-                        ? c.unknown(Needs::caller_memory, header_offset("size"))
-                        : holds;
-         }},
+     .judge = [](const Case&) noexcept { return holds; }},
     {.id = "X3",
      .holds = "the size is at least that of the header, 128",
      .fields = "size",
@@ -230,6 +229,20 @@ inline constexpr auto common_rules = std::to_array<Rule<Case>>({
      .judge =
          [](const Case& c) noexcept {
              return c.in_header(c.header().size < uapi::header_size, header_offset("size"));
+         }},
+    {.id = "P1",
+     .holds = "the size is one that KVM itself reports",
+     .fields = "size",
+     .certainty = Certainty::silent,
+     .answer = Answer::success,
+     .cause = Errc::bad_size,
+     .advice = "KVM takes it and reports another size afterwards",
+     .judge =
+         [](const Case& c) noexcept {
+             const auto size = c.header().size;
+             return c.in_header(size > uapi::header_size && size != uapi::header_size + uapi::page_size
+                                    && size != capacity(Case::vendor),
+                                header_offset("size"));
          }},
     {.id = "X4",
      .holds = "no unknown flag is set",

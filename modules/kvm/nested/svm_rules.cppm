@@ -32,9 +32,9 @@ class SvmCase : public StateCase {
     static constexpr VendorId vendor = VendorId::svm;
     using Name = Vmcb12Fields::Name;
 
-    constexpr SvmCase(const uapi::StateHeader& header, std::span<const std::byte> bytes,
+    constexpr SvmCase(const uapi::StateHeader& header, std::span<const std::byte> payload,
                       const Destination& to) noexcept
-        : StateCase{header, bytes, to}, svm_{std::bit_cast<uapi::SvmHeader>(header.vendor)} {}
+        : StateCase{header, payload, to}, svm_{std::bit_cast<uapi::SvmHeader>(header.vendor)} {}
 
     constexpr const uapi::SvmHeader& svm() const noexcept { return svm_; }
 
@@ -46,7 +46,7 @@ class SvmCase : public StateCase {
             return has(uapi::state_flag::guest_mode);
         case Reached::vmcb12:
             return has(uapi::state_flag::guest_mode) && header().size >= Svm::capacity
-                   && bytes().size() >= size_with_vmcb12;
+                   && given() >= size_with_vmcb12;
         default:
             return false;
         }
@@ -57,9 +57,7 @@ class SvmCase : public StateCase {
         uapi::header_size + uapi::vmcb_control_size + uapi::vmcb_save_size;
 
     /// A field of the VMCB. Only where Reached::vmcb12 is.
-    constexpr std::uint64_t operator[](Name name) const noexcept {
-        return read(bytes().subspan(uapi::header_size), name.field());
-    }
+    constexpr std::uint64_t operator[](Name name) const noexcept { return read(payload(), name.field()); }
     /// NP_ENABLE, as the kernel takes it: 7.x clears it where the guest's CPUID has no nested paging.
     constexpr Known nested_paging() const noexcept {
         if (!nested::has((*this)["misc_ctl"], svm::MiscCtl::np_enable))
@@ -167,7 +165,7 @@ inline constexpr auto svm_rules_after_the_common_ones = std::to_array<Rule<SvmCa
      .advice = "the buffer ends before the VMCB does",
      .judge =
          [](const SvmCase& c) noexcept {
-             return c.header().size >= Svm::capacity && c.bytes().size() < c.size_with_vmcb12
+             return c.header().size >= Svm::capacity && c.given() < c.size_with_vmcb12
                         ? c.unknown(Needs::caller_memory, header_offset("size"))
                         : holds;
          }},
@@ -300,7 +298,7 @@ inline constexpr auto svm_rules_after_the_common_ones = std::to_array<Rule<SvmCa
      .holds = "L1's EFER.LMA needs LME",
      .fields = "efer",
      .reached = Reached::vmcb12,
-     .applies = from_7_3,
+     .applies = from_7_3_and_6_12_118,
      .judge =
          [](const SvmCase& c) noexcept {
              return c.violated(has(c["efer"], Efer::lma) && !has(c["efer"], Efer::lme), "efer",

@@ -43,9 +43,9 @@ class VmxCase : public StateCase {
     static constexpr VendorId vendor = VendorId::vmx;
     using Name = Vmcs12Fields::Name;
 
-    constexpr VmxCase(const uapi::StateHeader& header, std::span<const std::byte> bytes,
+    constexpr VmxCase(const uapi::StateHeader& header, std::span<const std::byte> payload,
                       const Destination& to) noexcept
-        : StateCase{header, bytes, to}, vmx_{std::bit_cast<uapi::VmxHeader>(header.vendor)} {}
+        : StateCase{header, payload, to}, vmx_{std::bit_cast<uapi::VmxHeader>(header.vendor)} {}
 
     constexpr const uapi::VmxHeader& vmx() const noexcept { return vmx_; }
     constexpr bool vmxon() const noexcept { return vmx_.vmxon_pa != uapi::no_address; }
@@ -59,7 +59,7 @@ class VmxCase : public StateCase {
         case Reached::vmx_operation:
             return vmxon();
         case Reached::vmcs12:
-            return vmxon() && header().size >= size_with_vmcs12 && bytes().size() >= size_with_vmcs12;
+            return vmxon() && header().size >= size_with_vmcs12 && given() >= size_with_vmcs12;
         case Reached::l2_active:
             return reaches(Reached::vmcs12) && has(uapi::state_flag::guest_mode);
         case Reached::shadow_vmcs12:
@@ -71,9 +71,7 @@ class VmxCase : public StateCase {
     }
 
     /// A field of the vmcs12. Only where Reached::vmcs12 is.
-    constexpr std::uint64_t operator[](Name name) const noexcept {
-        return read(bytes().subspan(uapi::header_size), name.field());
-    }
+    constexpr std::uint64_t operator[](Name name) const noexcept { return read(payload(), name.field()); }
     constexpr bool pin(vmx::PinBased bit) const noexcept {
         return nested::has((*this)["pin_based_vm_exec_control"], bit);
     }
@@ -511,6 +509,19 @@ inline constexpr auto vmx_rules_after_the_common_ones = std::to_array<Rule<VmxCa
                                     && (c.vmcs12() || c.has(flag::evmcs) || c.has(flag::guest_mode)),
                                 header_offset("size"));
          }},
+    {.id = "P2",
+     .holds = "an L2 that an SMI interrupted has its vmcs12",
+     .fields = "hdr.vmx.smm.flags, size",
+     .reached = Reached::vmx_operation,
+     .certainty = Certainty::silent,
+     .answer = Answer::success,
+     .cause = Errc::payload_missing,
+     .advice = "KVM takes it, and RSM has no L2 to go back to",
+     .judge =
+         [](const VmxCase& c) noexcept {
+             return c.in_header(c.smm_has(uapi::smm_flag::guest_mode) && c.header().size < size_with_vmcs12,
+                                header_offset("size"));
+         }},
     {.id = "V16",
      .holds = "the vmcs12 address is page-aligned, below 2^MAXPHYADDR and not the VMXON region",
      .fields = "hdr.vmx.vmcs12_pa, hdr.vmx.vmxon_pa",
@@ -548,7 +559,7 @@ inline constexpr auto vmx_rules_after_the_common_ones = std::to_array<Rule<VmxCa
      .advice = "the buffer ends before the vmcs12 does",
      .judge =
          [](const VmxCase& c) noexcept {
-             return c.header().size >= size_with_vmcs12 && c.bytes().size() < size_with_vmcs12
+             return c.header().size >= size_with_vmcs12 && c.given() < size_with_vmcs12
                         ? c.unknown(Needs::caller_memory, header_offset("size"))
                         : holds;
          }},
@@ -587,7 +598,7 @@ inline constexpr auto vmx_rules_after_the_common_ones = std::to_array<Rule<VmxCa
      .advice = "the buffer ends before the shadow vmcs12 does",
      .judge =
          [](const VmxCase& c) noexcept {
-             return c.header().size >= size_with_shadow_vmcs12 && c.bytes().size() < size_with_shadow_vmcs12
+             return c.header().size >= size_with_shadow_vmcs12 && c.given() < size_with_shadow_vmcs12
                         ? c.unknown(Needs::caller_memory, header_offset("size"))
                         : holds;
          }},
@@ -601,9 +612,10 @@ inline constexpr auto vmx_rules_after_the_common_ones = std::to_array<Rule<VmxCa
      .judge =
          [](const VmxCase& c) noexcept {
              constexpr auto begin = begin_of(Part::shadow_vmcs12);
-             if (c.header().size < size_with_shadow_vmcs12 || c.bytes().size() < size_with_shadow_vmcs12)
+             if (c.header().size < size_with_shadow_vmcs12 || c.given() < size_with_shadow_vmcs12)
                  return holds;
-             const auto word = read(c.bytes().subspan(begin), Vmcs12Fields::Name{"hdr"}.field());
+             const auto word =
+                 read(c.payload().subspan(begin - uapi::header_size), Vmcs12Fields::Name{"hdr"}.field());
              return c.in_header(word != shadow_vmcs12_revision, begin);
          }},
     // --- execution controls

@@ -54,14 +54,17 @@ consteval bool ids_are_unique(std::span<const RuleInfo> rows) {
 static_assert(ids_are_unique(vmx_catalogue) && ids_are_unique(svm_catalogue));
 
 /// The value that a finding shows. A rule about the vCPU alone has none.
-std::uint64_t value_at(VendorId vendor, std::span<const std::byte> bytes, const RuleInfo& rule,
+std::uint64_t value_at(VendorId vendor, const StateCase& c, const RuleInfo& rule,
                        std::uint16_t offset) noexcept {
     if (rule.fields.empty())
         return 0;
     const auto at = field_at(vendor, offset);
-    if (at.field == nullptr || begin_of(at.part) + at.field->end() > bytes.size())
+    if (at.field == nullptr)
         return 0;
-    return read(bytes.subspan(begin_of(at.part)), *at.field);
+    if (at.part == Part::header)
+        return read(std::as_bytes(std::span{&c.header(), 1}), *at.field);
+    const auto begin = begin_of(at.part) - uapi::header_size;
+    return begin + at.field->end() > c.payload().size() ? 0 : read(c.payload().subspan(begin), *at.field);
 }
 
 /// Asks each rule that is reached; `found` answers whether to go on.
@@ -84,7 +87,7 @@ void ask_all(const std::array<Rule<Case>, Count>& rows, std::span<const RuleInfo
                               .certainty = violated ? row.certainty : Certainty::may_fail,
                               .offset = judgement.offset,
                               .missing = judgement.missing,
-                              .value = value_at(Case::vendor, c.bytes(), catalogue[i], judgement.offset),
+                              .value = value_at(Case::vendor, c, catalogue[i], judgement.offset),
                               .bits = judgement.bits};
         if (!found(finding))
             return;
@@ -96,13 +99,23 @@ void ask_all(const std::array<Rule<Case>, Count>& rows, std::span<const RuleInfo
 
 template <class Found>
 void ask(std::span<const std::byte> bytes, const Destination& to, Found found) noexcept {
-    uapi::StateHeader header{};
-    std::memcpy(&header, bytes.data(), std::min(bytes.size(), sizeof header));
+    if (bytes.size() < uapi::header_size) {
+        found(Finding{.rule = find_rule("X2"),
+                      .certainty = Certainty::may_fail,
+                      .offset = 0,
+                      .missing = Needs::caller_memory,
+                      .value = 0,
+                      .bits = 0});
+        return;
+    }
+    uapi::StateHeader header;
+    std::memcpy(&header, bytes.data(), sizeof header);
+    const auto payload = bytes.subspan(uapi::header_size);
     const auto vendor = to.vendor.value_or(vendor_of(header).value_or(VendorId::vmx));
     if (vendor == VendorId::vmx)
-        ask_all(vmx_rules, vmx_catalogue, VmxCase{header, bytes, to}, found);
+        ask_all(vmx_rules, vmx_catalogue, VmxCase{header, payload, to}, found);
     else
-        ask_all(svm_rules, svm_catalogue, SvmCase{header, bytes, to}, found);
+        ask_all(svm_rules, svm_catalogue, SvmCase{header, payload, to}, found);
 }
 
 bool fits(Answer answer, const Error& error) noexcept {

@@ -81,7 +81,7 @@ std::string_view description(Needs needs) noexcept {
 }
 
 std::optional<KernelVersion> kernel_version(std::string_view release) noexcept {
-    KernelVersion version{};
+    KernelVersion version;
     const auto* end = release.data() + release.size();
     const auto major = std::from_chars(release.data(), end, version.major);
     if (major.ec != std::errc{} || major.ptr == end || *major.ptr != '.')
@@ -89,6 +89,8 @@ std::optional<KernelVersion> kernel_version(std::string_view release) noexcept {
     const auto minor = std::from_chars(major.ptr + 1, end, version.minor);
     if (minor.ec != std::errc{})
         return std::nullopt;
+    if (minor.ptr != end && *minor.ptr == '.')
+        static_cast<void>(std::from_chars(minor.ptr + 1, end, version.patch)); // "7.3-rc1" has none
     return version;
 }
 

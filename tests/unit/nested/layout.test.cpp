@@ -123,17 +123,13 @@ static_assert(LendsHeader<const NestedStateBuffer&> && !LendsHeader<NestedStateB
 static_assert(NestedState<Svm>::gif_clear().flags() == 0);
 static_assert(NestedState<Svm>{}.flags() == kvm::nested::uapi::state_flag::gif_set);
 static_assert(NestedState<Vmx>{}.flags() == 0);
-static_assert(*kvm::nested::phase_of(kvm::nested::VmxFacts{.size = 128}) == Phase::vmx_off);
-static_assert(*kvm::nested::phase_of(kvm::nested::VmxFacts{
-                  .flags = 1, .vmxon_pa = 0x1000, .vmcs12_pa = 0x2000, .size = 4224})
-              == Phase::vmx_l2_active);
-static_assert(kvm::nested::phase_of(kvm::nested::VmxFacts{
-                                        .vmxon_pa = 0x1000, .vmcs12_pa = 0x1000, .size = 4224})
-                  .error()
-                  .code
-              == kvm::nested::Errc::bad_vmcs12_address);
-static_assert(*kvm::nested::phase_of(kvm::nested::SvmFacts{.flags = 0x101, .size = 4224})
-              == Phase::svm_l2_active);
+constexpr kvm::nested::uapi::StateHeader vmxon_at(std::uint64_t address) {
+    return {.flags = 0, .format = 0, .size = 128, .vendor = {address, kvm::nested::uapi::no_address}};
+}
+static_assert(*kvm::nested::phase_of(vmxon_at(kvm::nested::uapi::no_address), {}) == Phase::vmx_off);
+static_assert(*kvm::nested::phase_of(vmxon_at(0x1000), {}) == Phase::vmx_vmxon_only);
+static_assert(kvm::nested::phase_of(vmxon_at(0x1001), {}).error().code
+              == kvm::nested::Errc::bad_vmxon_address);
 static_assert(NestedStateBuffer{}.is_empty() && !NestedStateBuffer{}.vendor()
               && !NestedStateBuffer{}.format());
 static_assert(NestedStateBuffer::not_in_nested_operation(kvm::nested::VendorId::vmx).vendor()
