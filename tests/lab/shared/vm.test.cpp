@@ -156,8 +156,8 @@ TEST_CASE("vCPUs restored three seconds apart read one TSC, and kvmclock agrees,
         CHECK(round.agrees());
         for (const auto& reading : {round.first, round.second, round.again}) {
             // Nothing goes backwards, and both clocks go on by the same time; of the difference a part in ten
-            // thousand is what rounding the frequency makes. (A KVM that was loaded before the kernel knew the
-            // frequency of its TSC fails here: machine/init waits.)
+            // thousand is what rounding the frequency makes. (A KVM that was loaded before the kernel knew
+            // the frequency of its TSC fails here: machine/init waits.)
             CHECK(tsc_ms(before.again, reading, khz) > 0);
             CHECK(clock_ms(before.again, reading) > 0);
             CHECK(std::abs(tsc_ms(before.again, reading, khz) - clock_ms(before.again, reading))
