@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 //
-// import kvm.nested.json;  A nested state as JSON and back, for hand-made test cases and for other programs.
+// import kvm.nested.json;  A nested state as JSON and back, for hand-made test cases and for other programs;
+// and a Destination, so that the host that has a state can be asked what another host would say.
 //
 // A module and a library of its own: unlike kvm.nested it allocates. What reads JSON is behind it, so that a
 // user needs nobody's headers.
@@ -14,6 +15,8 @@ module;
 #include <string_view>
 export module kvm.nested.json;
 export import kvm.nested;
+export import :error;
+export import :destination;
 
 export namespace kvm::nested {
 
@@ -42,29 +45,6 @@ struct JsonOptions {
 ///         "guest_rip": "0x401000",
 ///         ...
 std::string to_json(const NestedStateView& state, const JsonOptions& options = {});
-
-/// Why there is no state.
-struct JsonError {
-    enum class Cause : std::uint8_t {
-        syntax,        ///< not JSON
-        shape,         ///< JSON, but not in the form that to_json() writes
-        missing,       ///< what has to be there is not: the version, the vendor, the value of a field
-        unknown_name,  ///< no part, no field and no member of a field is called so
-        repeated_name, ///< a name that is there twice
-        version,       ///< another version of this form
-        other_vendor,  ///< a part, or a field of the header, that the state's vendor does not have
-        rounded,   ///< a JSON number above 2^53 - 1: programs such as jq round it, so only a string will do
-        bad_value, ///< no number, no hexadecimal digits, or more than the field holds
-        no_state,  ///< written of bytes that are no nested state
-        refused,   ///< a state that no vCPU can be in: see `refused`
-    };
-    Cause cause;
-    std::string where;      ///< "vmcs12/guest_rip", printable; empty if it is nowhere in particular
-    std::size_t offset = 0; ///< of a syntax error, in the text
-    std::optional<Error> refused = std::nullopt;
-
-    std::string message() const;
-};
 
 /// Builds a state. Takes what to_json() writes, and what a person would write: decimal and hexadecimal
 /// strings, unsigned JSON numbers up to 2^53 - 1, names in any order. The version and the vendor must be

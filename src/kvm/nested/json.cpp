@@ -15,13 +15,15 @@ module;
 #include <utility>
 module kvm.nested.json;
 
+#include "json/text.hpp"
+
 namespace kvm::nested {
 namespace {
 
+using namespace detail;
+
 constexpr std::string_view version_key = "kvm.nested";
 constexpr std::uint64_t version = 1;
-/// The largest number that is itself alone where JSON numbers are doubles (RFC 8259 section 6).
-constexpr std::uint64_t largest_exact = (std::uint64_t{1} << 53) - 1;
 
 constexpr std::array part_keys = std::to_array<std::pair<std::string_view, Part>>({
     {"header", Part::header},
@@ -35,12 +37,6 @@ std::string_view key_of(Part part) {
 
 // --- writing
 // ------------------------------------------------------------------------------------------------
-
-std::string hexadecimal(std::uint64_t value) {
-    Text<20> text;
-    text.hexadecimal(value);
-    return std::string{text.view()};
-}
 
 bool is_zero(std::span<const std::byte> bytes) {
     return std::ranges::all_of(bytes, [](std::byte byte) { return byte == std::byte{0}; });
@@ -58,52 +54,6 @@ std::string digits(std::span<const std::byte> bytes) {
     }
     return result;
 }
-
-/// JSON with two blanks for each level. Names and values have nothing in them that needs an escape; a message
-/// may.
-class Document {
-  public:
-    void open(std::string_view name = {}) {
-        begin(name);
-        text_ += '{';
-        ++level_;
-        first_ = true;
-    }
-    void close() {
-        --level_;
-        if (!first_)
-            line();
-        text_ += '}';
-        first_ = false;
-    }
-    void raw(std::string_view name, std::string_view value) {
-        begin(name);
-        text_ += value;
-    }
-    void string(std::string_view name, std::string_view value) {
-        begin(name);
-        (((text_ += '"') += value) += '"');
-    }
-    std::string take() && { return std::move(text_ += '\n'); }
-
-  private:
-    void line() {
-        text_ += '\n';
-        text_.append(2 * level_, ' ');
-    }
-    void begin(std::string_view name) {
-        if (level_ == 0)
-            return;
-        if (!std::exchange(first_, false))
-            text_ += ',';
-        line();
-        (((text_ += '"') += name) += "\": ");
-    }
-
-    std::string text_;
-    std::size_t level_ = 0;
-    bool first_ = true;
-};
 
 void write_field(Document& out, const PartOfState& part, const Field& field, const JsonOptions& options) {
     const auto bytes = part.bytes_of(field);
@@ -129,35 +79,6 @@ void write_field(Document& out, const PartOfState& part, const Field& field, con
 
 // --- reading
 // ------------------------------------------------------------------------------------------------
-
-/// A number as a person writes it: "0x1f", "31".
-std::optional<std::uint64_t> number_in(std::string_view text) {
-    const bool hex = text.starts_with("0x") || text.starts_with("0X");
-    const std::uint64_t base = hex ? 16 : 10;
-    if (hex)
-        text.remove_prefix(2);
-    if (text.empty())
-        return std::nullopt;
-    std::uint64_t value = 0;
-    for (const char c : text) {
-        const auto digit = c >= '0' && c <= '9'   ? static_cast<std::uint64_t>(c - '0')
-                           : c >= 'a' && c <= 'f' ? static_cast<std::uint64_t>(c - 'a' + 10)
-                           : c >= 'A' && c <= 'F' ? static_cast<std::uint64_t>(c - 'A' + 10)
-                                                  : base;
-        if (digit >= base || value > (~std::uint64_t{0} - digit) / base)
-            return std::nullopt;
-        value = value * base + digit;
-    }
-    return value;
-}
-
-/// A name out of the text, for a message: no control characters, and no longer than a name can be.
-std::string printable(std::string_view name) {
-    constexpr std::size_t longest = 64;
-    std::string text{name.substr(0, longest)};
-    std::ranges::replace_if(text, [](char c) { return c < ' ' || c > '~'; }, '?');
-    return name.size() > longest ? text + "..." : text;
-}
 
 /// What the reader of JSON calls, event by event. Any `false` ends the reading.
 class Builder {
@@ -461,31 +382,6 @@ std::expected<NestedStateBuffer, JsonError> from_json(std::string_view text) {
     Builder builder;
     const bool complete = nlohmann::json::sax_parse(text, &builder);
     return builder.finish(complete);
-}
-
-std::string JsonError::message() const {
-    constexpr auto causes = std::to_array<std::string_view>({
-        "this is not JSON",
-        "this is not the JSON form of a nested state",
-        "this is missing",
-        "there is nothing of this name",
-        "this name is there twice",
-        "this version of the JSON form is not known; version 1 is",
-        "the state's vendor has nothing of this name",
-        "a JSON number above 2^53 - 1, which programs such as jq round; write it as a string",
-        "this is not a value that fits",
-        "this was written of bytes that are no nested state; put them right and write it anew",
-        "no vCPU can be in this state",
-    });
-    static_assert(causes.size() == static_cast<std::size_t>(Cause::refused) + 1);
-    std::string text{causes[std::min(static_cast<std::size_t>(cause), causes.size() - 1)]};
-    if (cause == Cause::syntax)
-        text += ", at byte " + std::to_string(offset);
-    if (!where.empty())
-        (text += ": ") += where;
-    if (refused)
-        (text += ": ") += refused->message().view();
-    return text;
 }
 
 } // namespace kvm::nested
