@@ -4,9 +4,11 @@
 #include "raw.hpp"
 
 #include <algorithm>
+#include <array>
 #include <charconv>
 #include <cstring>
 #include <format>
+#include <memory>
 #include <nlohmann/json.hpp>
 #include <string_view>
 #include <utility>
@@ -68,6 +70,71 @@ std::optional<Registers> registers_of(const Json& vcpu) {
     return Registers{general.rip, general.rsp, cr3, general.rflags};
 }
 
+/// A structure of the kernel's: byte by byte, or by the names of its members, as newer versions have it.
+template <class T, std::size_t N>
+std::optional<T> structure(const Json& json,
+                           const std::array<std::pair<const char*, std::uint32_t T::*>, N>& members) {
+    T result{};
+    if (json.is_array()) {
+        const auto bytes = bytes_of(json);
+        if (!bytes || bytes->size() < sizeof result)
+            return std::nullopt;
+        std::memcpy(&result, bytes->data(), sizeof result);
+        return result;
+    }
+    for (const auto& [name, where] : members) {
+        const Json& number = member(json, name);
+        if (!number.is_number_unsigned() || number.get<std::uint64_t>() > 0xffff'ffff)
+            return std::nullopt;
+        result.*where = number.get<std::uint32_t>();
+    }
+    return result;
+}
+
+/// What a restore gives the vCPU before its nested state; nothing where the snapshot does not have all of it.
+std::optional<vcpu::VcpuState> surroundings_of(const Json& json) {
+    using vcpu::uapi::CpuidEntry;
+    using vcpu::uapi::Msr;
+    constexpr auto cpuid_members = std::to_array<std::pair<const char*, std::uint32_t CpuidEntry::*>>(
+        {{"function", &CpuidEntry::function},
+         {"index", &CpuidEntry::index},
+         {"flags", &CpuidEntry::flags},
+         {"eax", &CpuidEntry::eax},
+         {"ebx", &CpuidEntry::ebx},
+         {"ecx", &CpuidEntry::ecx},
+         {"edx", &CpuidEntry::edx}});
+    constexpr auto msr_members =
+        std::to_array<std::pair<const char*, std::uint32_t Msr::*>>({{"index", &Msr::index}});
+
+    vcpu::VcpuState state;
+    const auto &cpuid = member(json, "cpuid"), &msrs = member(json, "msrs");
+    if (!cpuid.is_array() || cpuid.empty() || !msrs.is_array())
+        return std::nullopt;
+    for (const auto& entry : cpuid) {
+        const auto read = structure(entry, cpuid_members);
+        if (!read)
+            return std::nullopt;
+        state.cpuid.push_back(*read);
+    }
+    for (const auto& entry : msrs) {
+        auto read = structure(entry, msr_members);
+        const auto& data = member(entry, "data");
+        if (!read || (entry.is_object() && !data.is_number_unsigned()))
+            return std::nullopt;
+        if (entry.is_object())
+            read->value = data.get<std::uint64_t>();
+        state.msrs.push_back(*read);
+    }
+    const auto sregs = bytes_of(member(json, "sregs")), events = bytes_of(member(json, "vcpu_events"));
+    constexpr auto from_efer_on =
+        offsetof(vcpu::uapi::Sregs2, efer) + sizeof(std::uint64_t); // as struct kvm_sregs has it
+    if (!sregs || sregs->size() < from_efer_on || !events || events->size() < sizeof state.events)
+        return std::nullopt;
+    std::memcpy(&state.sregs, sregs->data(), from_efer_on);
+    std::memcpy(&state.events, events->data(), sizeof state.events);
+    return state;
+}
+
 std::expected<FoundState, Trouble> read_vcpu(std::string_view id, const Json& snapshot) {
     FoundState found;
     if (const auto [end, error] = std::from_chars(id.data(), id.data() + id.size(), found.vcpu);
@@ -86,6 +153,17 @@ std::expected<FoundState, Trouble> read_vcpu(std::string_view id, const Json& sn
                        "only what KVM ran has a KVM nested state");
 
     found.registers = registers_of(vcpu);
+    found.skips_refused_msrs = true;
+    if (auto around = surroundings_of(vcpu))
+        found.on_host =
+            [state = std::make_shared<const vcpu::VcpuState>(*std::move(around))](const Destination& host) {
+                auto to = vcpu::destination_of(*state, host);
+                // What a restore enables is not in the snapshot.
+                to.enlightened_vmcs = host.enlightened_vmcs;
+                to.disabled_quirks = host.disabled_quirks;
+                to.exception_payload = host.exception_payload;
+                return to;
+            };
     const auto& nested = member(vcpu, "nested_state");
     if (nested.is_null()) {
         found.notes.emplace_back(

@@ -61,8 +61,36 @@ int run(const Make& arguments);
 /// What this host's KVM offers. 0: it nests, 1: it does not.
 struct Probe {
     std::string device = "/dev/kvm";
+    bool json = false;   ///< the record of it, for check --on
+    std::string against; ///< the record of another host: what either has and the other lacks
 };
 int run(const Probe& arguments);
+
+/// What KVM would say to states on a host. 0: it takes all of them, 1: it refuses one, or may.
+struct Check {
+    std::vector<std::string> files; ///< folders, too
+    std::string on;                 ///< the record of a host; empty: this one
+    std::optional<unsigned> vcpu;
+    bool all = false; ///< list each rule that may fail
+    bool quiet = false;
+};
+int run(const Check& arguments);
+
+/// The rules of KVM_SET_NESTED_STATE, or all about some of them.
+struct Rules {
+    std::vector<std::string> ids;
+};
+int run(const Rules& arguments);
+
+/// Why it failed: an errno with the state, an MSR, or a message as people paste it. 1: it is not known here.
+struct Explain {
+    std::vector<std::string> words; ///< a file where there is an error, an MSR and its value, or a message
+    std::string error_name;         ///< of an errno
+    std::optional<int> raw_result;  ///< what the ioctl came back with
+    std::string on;                 ///< as for Check
+    std::optional<unsigned> vcpu;
+};
+int run(const Explain& arguments);
 
 // --- what several of them share
 // ------------------------------------------------------------------------------------
@@ -85,6 +113,12 @@ int for_each_state(const std::vector<std::string>& files, std::optional<unsigned
 /// Complains about a state that no vCPU can be in.
 /// @return fine, or in_trouble if it is one
 int complain_if_refused(const StateOfFile& what, std::string_view next_step);
+
+/// "the guest's MAXPHYADDR, the kernel's version"; empty for Needs::bytes.
+std::string names_of(Needs needs);
+
+/// "Intel SDM Vol. 3 section 27.2.1.1"; empty where a rule is KVM's own.
+std::string manual_of(const RuleInfo& rule);
 
 /// "FILE: vCPU 0, QEMU migration stream".
 std::string title(const StateOfFile& what);

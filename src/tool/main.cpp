@@ -32,6 +32,9 @@ class CommandLine {
         add_pages();
         add_extract();
         add_make();
+        add_check();
+        add_explain();
+        add_rules();
         add_probe();
     }
 
@@ -148,11 +151,72 @@ class CommandLine {
     }
     void add_probe() {
         const auto request = std::make_shared<Probe>();
-        auto& command = add("probe", "what this host's KVM offers for nested guests",
-                            "Exit status: 0 if nested states can be saved here, 1 if not, 2 in trouble.\n\n"
-                            "Example:\n  kvm-nested probe",
-                            request);
+        auto& command =
+            add("probe", "what this host's KVM offers for nested guests",
+                "Exit status: 0 if nested states can be saved here, 1 if not, 2 in trouble. With "
+                "--against 1, too, if\n"
+                "the other host has something that this one lacks.\n\n"
+                "Example:\n  kvm-nested probe\n"
+                "  kvm-nested probe --json > HOST.json   # and on the other host: probe --against "
+                "HOST.json",
+                request);
         command.add_option("--device", request->device, "instead of /dev/kvm")->type_name("PATH");
+        command.add_flag("--json", request->json, "the record of this host, for check --on");
+        command
+            .add_option("--against", request->against,
+                        "the record of another host: what it has and this one lacks, and back")
+            ->type_name("HOST")
+            ->excludes("--json");
+    }
+    static void add_on(CLI::App& command, std::string& on) {
+        command
+            .add_option("--on", on,
+                        "the record of the destination (there: probe --json); without it this host")
+            ->type_name("HOST");
+    }
+    void add_check() {
+        const auto request = std::make_shared<Check>();
+        auto& command =
+            add("check", "what KVM would say to a state on a host, before it is asked",
+                "Where neither --on nor a KVM tells of a host, the bytes alone are judged. A folder is "
+                "all files in it.\n"
+                "Exit status: 0 if KVM takes all of them, 1 if it refuses one or may, 2 in trouble.\n\n"
+                "Example:\n  kvm-nested check --on HOST.json saved/",
+                request);
+        add_inputs(command, request->files);
+        add_on(command, request->on);
+        add_vcpu(command, request->vcpu);
+        command.add_flag("--all", request->all, "list each rule that may fail");
+        command.add_flag("-q,--quiet", request->quiet, "only the exit status");
+    }
+    void add_rules() {
+        const auto request = std::make_shared<Rules>();
+        auto& command = add("rules", "the rules of KVM_SET_NESTED_STATE, in the order in which KVM asks",
+                            "Example:\n  kvm-nested rules V6", request);
+        command.add_option("ID", request->ids, "all about that rule; one or more")->type_name("");
+    }
+    void add_explain() {
+        const auto request = std::make_shared<Explain>();
+        auto& command = add("explain", "why it failed: a message, an errno with the state, or an MSR",
+                            "A message is what QEMU, libvirt, Cloud Hypervisor or Firecracker said, with "
+                            "whatever is around it; "
+                            "without\nan argument it comes on standard input.\n"
+                            "Exit status: 0 if it is known here, 1 if not, 2 in trouble.\n\n"
+                            "Example:\n  kvm-nested explain --errno EINVAL --on HOST.json refused.state\n"
+                            "  kvm-nested explain 0x48f 0xffffff00036dfb\n"
+                            "  kvm-nested explain < qemu.log",
+                            request);
+        command
+            .add_option("WORD", request->words,
+                        "a message, a log, an MSR and its value; with an error the state")
+            ->type_name("");
+        command.add_option("--errno", request->error_name, "what KVM_SET_NESTED_STATE failed with")
+            ->type_name("NAME");
+        command.add_option("--result", request->raw_result, "what it returned, where that was no errno")
+            ->type_name("N")
+            ->excludes("--errno");
+        add_on(command, request->on);
+        add_vcpu(command, request->vcpu);
     }
 
     CLI::App program_{

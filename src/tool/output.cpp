@@ -58,6 +58,7 @@ int Output::flush(int status) {
             return complain("standard output", {std::strerror(errno), std::nullopt, "see where it goes"});
         rest.remove_prefix(static_cast<std::size_t>(written));
     }
+    text_.clear();
     return status;
 }
 

@@ -31,7 +31,7 @@ class Output {
     }
     const std::string& text() const { return text_; }
     /// Writes what there is. in_trouble if that fails: nobody may take half an answer for a whole one. A
-    /// reader that has seen enough (head) is no trouble.
+    /// reader that has seen enough (head) is no trouble. More may follow.
     int flush(int status);
 
   private:

@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: MIT
 #include "commands.hpp"
+#include "host.hpp"
 #include "output.hpp"
 
 #include "../kvm/linux_kvm.hpp"
 
+#include <algorithm>
 #include <array>
 #include <cerrno>
 #include <cstring>
@@ -14,6 +16,9 @@
 #include <sys/ioctl.h>
 #include <sys/utsname.h>
 #include <unistd.h>
+
+import kvm.nested.json;
+import kvm.vcpu;
 
 namespace kvm::tool {
 namespace {
@@ -156,12 +161,88 @@ Trouble cannot_open(int error_number) {
     return {std::strerror(error_number), std::nullopt, next};
 }
 
+std::string name_of(const std::optional<VendorId>& vendor) {
+    return vendor ? std::string{name(*vendor)} : "an unknown vendor";
+}
+std::string text_of(const KernelVersion& kernel) {
+    return std::format("{}.{}.{}", kernel.major, kernel.minor, kernel.patch);
+}
+
+/// What either of two hosts has and the other lacks.
+int compare(const Destination& other, const std::string& file, const Destination& here) {
+    Output out;
+    bool lacks = false; // this one, something
+    const auto row = [&](std::string_view text) { out << std::format("  {}\n", text); };
+    const auto difference = [&](std::string_view text, bool here_lacks) {
+        row(text);
+        lacks = lacks || here_lacks;
+    };
+    out.heading(std::format("{} (there) and this host (here)", file));
+    if (other.vendor != here.vendor)
+        difference(std::format("there {}, here {}: no nested state of the one is taken by the other",
+                               name_of(other.vendor), name_of(here.vendor)),
+                   true);
+    if (other.kernel && here.kernel && other.kernel != here.kernel)
+        row(std::format("there Linux {}, here {}: rules differ (kvm-nested rules)", text_of(*other.kernel),
+                        text_of(*here.kernel)));
+    if (other.nested && here.nested && other.nested != here.nested)
+        difference(std::format("{} only  nested guests", *other.nested ? "there" : "here"), *other.nested);
+    if (other.maxphyaddr && here.maxphyaddr && other.maxphyaddr != here.maxphyaddr)
+        difference(std::format("there MAXPHYADDR {}, here {}", *other.maxphyaddr, *here.maxphyaddr),
+                   *other.maxphyaddr > *here.maxphyaddr);
+    for (std::size_t i = 0; i < feature_count; ++i) {
+        const auto feature = static_cast<Feature>(i);
+        const auto a = other.host[feature], b = here.host[feature];
+        if (a != b && a != Known::unknown && b != Known::unknown)
+            difference(std::format("{} only  CPUID  {}", a == Known::yes ? "there" : "here", name(feature)),
+                       a == Known::yes);
+    }
+    const auto each = [&](const CapabilityDifference& what) noexcept {
+        std::string text;
+        describe(what, [&](std::string_view piece) noexcept { text += piece; }, {.a = "there", .b = "here"});
+        difference(text, what.holder != Holder::b);
+    };
+    capability_difference(other.vmx, here.vmx, each);
+    capability_difference(other.svm, here.svm, each);
+    out.heading(lacks ? "there is what this host lacks: a guest that uses it does not come up here"
+                      : "this host has all that is known of there");
+    return out.flush(lacks ? differs : fine);
+}
+
+/// Why a host has no nested states, where KVM itself only says that there are none.
+std::string why_none(const System& system, Errc code) {
+    if (code != Errc::nesting_off)
+        return std::string{description(code)};
+    const auto host = vcpu::capture_host(SystemFd{system.get()});
+    const bool any = std::ranges::any_of(std::array{VendorId::vmx, VendorId::svm},
+                                         [](VendorId vendor) { return module_says(vendor).contains('='); });
+    if (any || (host && host->vendor))
+        return std::string{description(code)};
+    return "this KVM runs without VMX and without SVM, so no guest of it can nest: neither kvm_intel nor "
+           "kvm_amd is loaded, and it offers no feature of theirs";
+}
+
 } // namespace
 
 int run(const Probe& arguments) {
     const System system{arguments.device};
     if (system.get() < 0)
         return complain(arguments.device, cannot_open(errno));
+    if (arguments.json || !arguments.against.empty()) {
+        const auto here = this_host(arguments.device);
+        if (!here)
+            return complain(arguments.device, {"this is not /dev/kvm, or its KVM says nothing of itself",
+                                               std::nullopt, "name the device of KVM"});
+        if (arguments.json) {
+            Output out;
+            out << to_json(*here);
+            return out.flush(here->nested.value_or(false) ? fine : differs);
+        }
+        const auto other = read_host(arguments.against);
+        if (!other)
+            return complain(arguments.against, other.error());
+        return compare(*other, arguments.against, *here);
+    }
 
     Output out;
     utsname kernel{}; // char arrays: as C strings, without what is behind their ends
@@ -169,15 +250,20 @@ int run(const Probe& arguments) {
     const auto host = Host<Any>::probe(SystemFd{system.get()});
     if (!host) {
         out.heading(std::format("Linux {}: no nested states here", static_cast<const char*>(kernel.release)));
-        out << std::format("  {:10} {}\n", "why", description(host.error().code));
+        out << std::format("  {:10} {}\n", "why", why_none(system, host.error().code));
         for (const auto vendor : {VendorId::vmx, VendorId::svm})
             if (const auto says = module_says(vendor); says.contains('='))
                 out << std::format("  {:10} {}\n", "module", says);
         const auto code = host.error().code;
         const bool an_answer = code == Errc::not_supported || code == Errc::nesting_off
                                || code == Errc::capacity_unknown || code == Errc::vendor_unclear;
+        const bool without_a_vendor = why_none(system, code) != description(code);
         if (code == Errc::nesting_off)
-            out << "  next       load the module with nested=1\n";
+            out << std::format("  next       {}\n",
+                               without_a_vendor
+                                   ? "load kvm_intel or kvm_amd; that needs virtualization, switched on "
+                                     "in the firmware or given by the cloud's machine type"
+                                   : "load the module with nested=1");
         return out.flush(an_answer ? differs : in_trouble);
     }
     out.heading(std::format("Linux {}: nested states of {}", static_cast<const char*>(kernel.release),

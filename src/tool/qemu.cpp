@@ -86,6 +86,7 @@ class NestedState {
     void note_losses();
     void note_svm_without_state();
     void make_canonical();
+    void read_registers(FoundState& found);
 
     Bytes stream_;
     const DeviceSection& section_;
@@ -123,9 +124,37 @@ std::expected<FoundState, Trouble> NestedState::read() {
     }
     if (trouble_)
         return std::unexpected{*trouble_};
+    read_registers(found);
+    if (trouble_)
+        return std::unexpected{*trouble_};
     found.bytes = std::move(state_);
     found.notes = std::move(notes_);
     return found;
+}
+
+/// What KVM_SET_NESTED_STATE asks of the vCPU and the stream has. CPUID and the VMX capability MSRs are not
+/// among it: QEMU makes them anew, of -cpu.
+void NestedState::read_registers(FoundState& found) {
+    const auto cr0 = field("cpu:env.cr[0]", 8), cr3 = field("cpu:env.cr[3]", 8);
+    const auto cr4 = field("cpu:env.cr[4]", 8), efer = field("cpu:env.efer", 8);
+    const auto hflags = field("cpu:env.hflags", 4);
+    if (!cr0 || !cr3 || !cr4 || !efer || !hflags)
+        return;
+    constexpr std::uint64_t smm = 1 << 19; // QEMU's HF_SMM_MASK
+    const Destination saved{.smm = (big_endian(*hflags) & smm) != 0,
+                            .efer = big_endian(*efer),
+                            .cr0 = big_endian(*cr0),
+                            .cr3 = big_endian(*cr3),
+                            .cr4 = big_endian(*cr4)};
+    found.on_host = [saved](const Destination& host) {
+        auto vcpu = host;
+        vcpu.smm = saved.smm;
+        vcpu.efer = saved.efer;
+        vcpu.cr0 = saved.cr0;
+        vcpu.cr3 = saved.cr3;
+        vcpu.cr4 = saved.cr4;
+        return vcpu;
+    };
 }
 
 void NestedState::read_svm() {

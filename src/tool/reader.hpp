@@ -6,6 +6,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <expected>
+#include <functional>
 #include <optional>
 #include <span>
 #include <string>
@@ -37,6 +38,11 @@ struct FoundState {
     std::vector<std::byte> bytes;     ///< as they were found; empty where the vCPU has none
     std::vector<std::string> notes{}; ///< what its format has lost, and what is odd about it; nothing secret
     std::optional<Registers> registers{}; ///< where the input has them, too
+    /// The vCPU that a restore makes of the input on a host: registers, CPUID and MSRs are the input's, as
+    /// far as it has them. Null where it has the nested state alone.
+    std::function<Destination(const Destination& host)> on_host{};
+    /// Whoever restores such an input goes on where KVM refuses an MSR.
+    bool skips_refused_msrs = false;
 
     /// Why no vCPU can be in that state; none if all is well.
     std::optional<Error> refused() const;

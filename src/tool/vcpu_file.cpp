@@ -4,6 +4,9 @@
 #include <algorithm>
 #include <array>
 #include <format>
+#include <memory>
+#include <utility>
+#include <vector>
 
 import kvm.vcpu;
 
@@ -13,11 +16,17 @@ namespace {
 constexpr std::array magic{std::byte{0x8f}, std::byte{0x4b}, std::byte{0x56}, std::byte{0x43},
                            std::byte{0x50}, std::byte{0x55}, std::byte{0x0d}, std::byte{0x0a}};
 
-FoundState found_in(const vcpu::VcpuState& state, std::size_t number) {
+using Vcpus = std::shared_ptr<const std::vector<vcpu::VcpuState>>;
+
+FoundState found_in(const Vcpus& vcpus, std::size_t index, std::size_t number) {
+    const auto& state = (*vcpus)[index];
     const auto bytes = state.nested.bytes();
     return {.vcpu = static_cast<unsigned>(number),
             .bytes = {bytes.begin(), bytes.end()},
-            .registers = Registers{state.regs.rip, state.regs.rsp, state.sregs.cr3, state.regs.rflags}};
+            .registers = Registers{state.regs.rip, state.regs.rsp, state.sregs.cr3, state.regs.rflags},
+            .on_host = [vcpus, index](const Destination& host) {
+                return vcpu::destination_of((*vcpus)[index], host);
+            }};
 }
 
 /// What lies beside the vCPUs. Its meaning is its writer's, but for one that is a file of vCPUs itself.
@@ -29,14 +38,15 @@ std::string note_on(const vcpu::Section& section) {
 
 /// Appends what a file has; what it has inside in another file, behind it.
 std::expected<void, vcpu::Error> append(Bytes input, Contents& contents, bool inside) {
-    const auto file = vcpu::parse_vm(input);
+    auto file = vcpu::parse_vm(input);
     if (!file)
         return std::unexpected{file.error()};
     if (file->vm)
         contents.format = "kvm.vcpu file of a virtual machine";
     const auto first = contents.states.size();
-    for (const auto& state : file->vcpus)
-        contents.states.push_back(found_in(state, contents.states.size()));
+    const auto vcpus = std::make_shared<const std::vector<vcpu::VcpuState>>(std::move(file->vcpus));
+    for (std::size_t i = 0; i < vcpus->size(); ++i)
+        contents.states.push_back(found_in(vcpus, i, contents.states.size()));
     for (const auto& section : file->sections) {
         contents.states[first].notes.push_back(note_on(section));
         if (!inside && is_vcpu_file(section.bytes))

@@ -7,6 +7,7 @@
 #include <filesystem>
 #include <format>
 #include <fstream>
+#include <initializer_list>
 #include <string>
 #include <sys/stat.h>
 #include <sys/wait.h>
@@ -218,7 +219,8 @@ TEST_CASE("pages lists what the state refers to") {
 TEST_CASE("no argument is wrong without a word on what is right") {
     CHECK(shell("$K --version").text.starts_with("kvm-nested "));
     CHECK(shell("$K --help").status == 0);
-    for (const auto* command : {"show", "diff", "pages", "extract", "make", "probe"}) {
+    for (const auto* command :
+         {"show", "diff", "pages", "extract", "make", "check", "explain", "rules", "probe"}) {
         const auto help = shell(std::format("$K {} --help", command));
         CHECK(help.status == 0);
         CHECK(help.text.contains("Example:\n  kvm-nested "));
@@ -277,11 +279,240 @@ TEST_CASE("the screens in the README are the program's") {
     }
 }
 
+void write_text(const std::string& path, const std::string& text) {
+    std::ofstream{path} << text;
+}
+
+/// A host that takes svm_l2(), and one that takes the states of vmx_states().
+constexpr auto svm_host =
+    R"({"kvm.nested.destination": 1, "vendor": "SVM", "kernel": "6.12.118", "nested": true})";
+
+TEST_CASE("rules is the catalogue, and all about one of them") {
+    const auto all = shell("$K rules");
+    CHECK(all.status == 0);
+    CHECK(all.text.starts_with("VMX, in the order in which KVM asks\n  X1 "));
+    CHECK(all.text.contains("\nSVM, in the order in which KVM asks\n  S1 "));
+    const auto one = shell("$K rules v6");
+    CHECK(one.status == 0);
+    CHECK(one.text.starts_with("V6 (VMX): "));
+    for (const auto* row : {"EINVAL", "hdr.vmx.vmxon_pa", "the guest's MAXPHYADDR", "kernels", "manual"})
+        CHECK(one.text.contains(row));
+    const auto none = shell("$K rules V6 V999");
+    CHECK(none.status == 2);
+    CHECK(none.text.contains("V999: there is no such rule\n  next: "));
+    CHECK(none.text.contains("V6 (VMX)"));
+}
+
+TEST_CASE("check names the rule, the field and what KVM will do") {
+    const Folder folder;
+    write_text("host", svm_host);
+    write("vmx", VmxBlob{.vmxon_pa = 0x1001});
+    write("svm", svm_l2());
+    const auto other = shell("$K check --on host vmx");
+    CHECK(other.status == 1);
+    CHECK(other.text.contains("  fails     S1: "));
+    CHECK(other.text.contains(
+        "verdict   KVM refuses it at S1: EINVAL; the vCPU's nested state is unchanged\n"));
+    CHECK(other.text.ends_with("1 state on host: 1 fail, 0 may fail, 0 taken\n"));
+    const auto unaligned = shell("$K check --on host --quiet vmx");
+    CHECK(unaligned.status == 1);
+    CHECK(unaligned.text.empty());
+    write_text("vmxhost", R"({"kvm.nested.destination": 1, "vendor": "VMX", "maxphyaddr": 40, "nested": true,
+                              "kernel": "7.3.4", "guest": {"vmx": true}})");
+    CHECK(shell("$K check --on vmxhost vmx").text.contains("hdr.vmx.vmxon_pa is 0x1001"));
+    CHECK(shell("$K check --on host nothing").status == 2);
+}
+
+TEST_CASE("check without a host says once what is not known") {
+    const Folder folder;
+    write_text("nothing.json", R"({"kvm.nested.destination": 1})");
+    write("svm", svm_l2());
+    const auto said = shell("$K check --on nothing.json svm");
+    CHECK(said.status == 1);
+    CHECK(said.text.contains(" rules, because this is not known: "));
+    CHECK(shell("$K check --all --on nothing.json svm").text.contains("it may fail, because "));
+}
+
+TEST_CASE("check walks folders, and goes on after trouble") {
+    const Folder folder;
+    write_text("host", svm_host);
+    std::filesystem::create_directories("saved/deep");
+    std::filesystem::create_directories("empty");
+    for (int i = 0; i < 20; ++i)
+        write(std::format("saved/deep/{}", i), SvmBlob{.flags = 0x100, .vmcb12_pa = 0, .size = 128});
+    const auto all = shell("$K check --on host saved");
+    CHECK(all.text.contains("20 states on host: "));
+    write_text("saved/notes.txt", "hello");
+    const auto some = shell("$K check --on host saved");
+    CHECK(some.status == 2);
+    CHECK(some.text.contains("saved/notes.txt"));
+    CHECK(some.text.contains("20 states on host: "));
+    CHECK(shell("$K check --on host empty").text.contains("there is no file in the folder"));
+}
+
+TEST_CASE("a record that cannot be used is told by its place, and nothing is checked") {
+    const Folder folder;
+    write("svm", svm_l2());
+    const auto on = [](const std::string& record) {
+        write_text("record", record);
+        return shell("$K check --on record svm");
+    };
+    for (const auto& [record, says] : std::initializer_list<std::pair<std::string, std::string>>{
+             {R"({"kvm.nested.destination": 2, "new": []})", "version 1 is: kvm.nested.destination"},
+             {R"({"kvm.nested.destination": 1, "vendor": "Intel"})", "vendor"},
+             {R"({"kvm.nested.destination": 1, "guest": {"x": true}})", "guest/x"},
+             {R"({"vendor": "SVM"})", "this is missing: kvm.nested.destination"},
+             {"nonsense", "offset 1: this is not JSON"},
+             {"", "this is not JSON"}}) {
+        CAPTURE(record);
+        const auto said = on(record);
+        CHECK(said.status == 2);
+        CHECK(said.text.starts_with("kvm-nested: record: "));
+        CHECK(said.text.contains(says));
+        CHECK(said.text.contains("\n  next: "));
+        CHECK(!said.text.contains("verdict"));
+    }
+    CHECK(shell("$K check --on nothing svm").text.contains("nothing: No such file or directory"));
+    CHECK(shell("$K check --on /dev/zero svm").text.contains("too large"));
+    CHECK(shell("$K check --on . svm").status == 2);
+}
+
+TEST_CASE("a whole vCPU brings its registers, CPUID and MSRs") {
+    const char* source = std::getenv("KVM_NESTED_SOURCE");
+    REQUIRE(source != nullptr);
+    const Folder folder;
+    write_text("host", svm_host);
+    const auto vcpu = std::format("{}/tests/corpus/vcpus/svm-l2-7.vcpu", source);
+    const auto checked = shell(std::format("$K check --on host {}", vcpu));
+    CHECK(checked.status < 2);
+    CHECK(!checked.text.contains("the vCPU's control registers"));
+    CHECK(!checked.text.contains("the guest's CPUID"));
+}
+
+TEST_CASE("explain finds the rule of an errno") {
+    const Folder folder;
+    write_text("host", svm_host);
+    write("vmx", VmxBlob{.vmxon_pa = 0x1000});
+    write("svm", svm_l2());
+    const auto known = shell("$K explain --errno EINVAL --on host vmx");
+    CHECK(known.status == 0);
+    CHECK(known.text.contains("KVM stopped at S1: "));
+    CHECK(known.text.contains("verdict   S1 is the reason\n"));
+    CHECK(shell("$K explain --errno 22 --on host vmx").text.contains("S1 is the reason"));
+    const auto unknown = shell("$K explain --errno EIO --on host vmx");
+    CHECK(unknown.status == 1);
+    CHECK(unknown.text.contains("no rule that is known explains it"));
+    CHECK(shell("$K explain --result 2 --on host svm").status == 1);
+    CHECK(shell("$K explain --errno ENONSENSE svm").status == 2);
+    CHECK(shell("$K explain --errno EINVAL").status == 2);
+    CHECK(shell("$K explain --errno EINVAL nothing").status == 2);
+}
+
+TEST_CASE("explain decodes an MSR, and says what a host refuses of it") {
+    const auto known = shell("$K explain 0x48f 0xffffff00036dfb");
+    CHECK(known.status == 0);
+    CHECK(known.text.starts_with("0x48f IA32_VMX_TRUE_EXIT_CTLS 0x00ffffff00036dfb "));
+    CHECK(known.text.contains("vmx-exit-load-efer"));
+    CHECK(shell("$K explain 1167").text.contains("IA32_VMX_TRUE_EXIT_CTLS"));
+    CHECK(shell("$K explain 0x10 0").status == 0);
+    CHECK(shell("$K explain 0xdead0000").status == 1);
+    CHECK(shell("$K explain 0xdeadbeefdead").status == 1);
+    CHECK(shell("$K explain 0x48f x").status == 2);
+
+    const Folder folder;
+    write_text("host", R"({"kvm.nested.destination": 1, "vendor": "VMX", "vmx": {"0x48b": "0x200000000"}})");
+    const auto refused = shell("$K explain --on host 0x48b 0x300000000");
+    CHECK(refused.text.contains("its KVM refuses this value"));
+    CHECK(refused.text.contains("vmx-apicv-xapic"));
+    CHECK(!refused.text.contains("refused   enable EPT"));
+    CHECK(shell("$K explain --on host 0x48b 0x200000000").text.contains("takes this value"));
+}
+
+TEST_CASE("explain knows a message with anything around it") {
+    const Folder folder;
+    const auto of = [](const std::string& text) {
+        write_text("log", text);
+        return shell("$K explain < log");
+    };
+    const auto msr =
+        of("2026-01-01 12:00:00+0000: starting up\r\nqemu-kvm: error: failed to set MSR 0x48e to "
+           "0xfff9fffe04006172\r\nqemu: load of migration failed: Invalid argument\r\n");
+    CHECK(msr.status == 0);
+    CHECK(msr.text.contains("IA32_VMX_TRUE_PROCBASED_CTLS"));
+    CHECK(msr.text.contains("load of migration failed: Invalid argument (QEMU)"));
+    CHECK(msr.text.ends_with("2 messages are known here\n"));
+    CHECK(msr.text.contains("  next      "));
+    const auto feature =
+        of("warning: host doesn't support requested feature: MSR(48BH).vmx-rdseed-exit [bit 16]\n");
+    CHECK(feature.text.contains("vmx-rdseed-exit: RDSEED exiting of IA32_VMX_PROCBASED_CTLS2 (0x48b)"));
+    CHECK(of("host doesn't support requested feature: MSR(48BH).vmx-rdseed-exit [bit 17]")
+              .text.contains("another place"));
+    CHECK(of("host doesn't support requested feature: CPUID[eax=8000000Ah].EDX.npt [bit 0]")
+              .text.contains("npt: "));
+    CHECK(shell("$K explain 'error: failed to set MSR 0x10 to 0x0'").text.contains("not one of nested"));
+    CHECK(shell("$K explain failed to set MSR 0x48f to 0xffffff00036dfb").status == 0);
+    CHECK(shell("$K explain log").status == 0);
+    for (const auto* text :
+         {"kvm_buf_set_msrs: Assertion `ret == cpu->kvm_msr_buf->nmsrs' failed.",
+          "qemu: Failed to put registers after init: Invalid argument",
+          "error while loading state for instance 0x0 of device 'cpu'",
+          "Failed to set nested state: Invalid argument",
+          "guest CPU doesn't match specification: missing features: vmx-ept-execonly,vmx-vmfunc",
+          "VmRestore(Could not set the vCPU state SetSpecialRegs(Invalid argument (os error 22)))",
+          "WARN:hypervisor/src/kvm/mod.rs:2074 -- Detected faulty MSR 0x48b while setting MSRs",
+          "Failed to set all KVM MSRs for this vCPU. Only a partial write was done.",
+          "Error: Invalid argument (os error 22)"}) {
+        CAPTURE(text);
+        CHECK(of(text).status == 0);
+        CHECK(of(text).text.ends_with("1 message is known here\n"));
+    }
+}
+
+TEST_CASE("what only resembles a message is not taken for it") {
+    const Folder folder;
+    for (const auto* text : {"",
+                             "\n\n",
+                             "failed to set MSR",
+                             "failed to set MSR 0x48f",
+                             "failed to set MSR 0x48f to",
+                             "failed to set MSRs",
+                             "failed to set MSR 0x48g to 0x0",
+                             "failed to set MSR 0x48f to 0x0g",
+                             "xfailed to set MSR 0x48f to 0x0",
+                             "failed to set\nMSR 0x48f to 0x0",
+                             "failed to set MSR 0xfffffffffffffffff to 0x0",
+                             "load of migration failed: Input/output error",
+                             "load of migration failed",
+                             "error while loading state for instance 0x0 of device 'cpuX'",
+                             "error while loading state for instance 0x0 of device '0000:00:02.0/virtio-net'",
+                             "host doesn't support requested feature:",
+                             "Failed to put registers after init: No such file or directory",
+                             "Failed to set nested stateful",
+                             "something else entirely",
+                             "EINVAL"}) {
+        CAPTURE(text);
+        write_text("log", text);
+        const auto said = shell("$K explain - < log");
+        CHECK(said.status == 1);
+        CHECK(said.text.contains("nothing is guessed"));
+    }
+    CHECK(shell("$K explain < /dev/zero").status == 2);
+    const auto evil = shell("printf 'failed to set MSR 0x48f to 0x0 \\033[31m\\007' | $K explain");
+    CHECK(evil.status == 0);
+    CHECK(!evil.text.contains('\x1b'));
+    CHECK(!evil.text.contains('\x07'));
+}
+
 TEST_CASE("probe says why there is nothing") {
     const auto nothing = shell("$K probe --device /nothing");
     CHECK(nothing.status == 2);
     CHECK(nothing.text.contains("/nothing: No such file or directory\n  next: load kvm_intel or kvm_amd"));
     CHECK(shell("$K probe --device /dev/null").status == 2);
+    for (const auto* how : {"--json", "--against /dev/null"}) {
+        CHECK(shell(std::format("$K probe --device /nothing {}", how)).status == 2);
+        CHECK(shell(std::format("$K probe --device /dev/null {}", how)).status == 2);
+    }
+    CHECK(shell("$K probe --json --against x").status == 2);
 }
 
 } // namespace

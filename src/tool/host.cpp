@@ -1,0 +1,132 @@
+// SPDX-License-Identifier: MIT
+#include "host.hpp"
+
+#include <cerrno>
+#include <cstring>
+#include <fcntl.h>
+#include <format>
+#include <unistd.h>
+
+import kvm.nested.json;
+import kvm.vcpu;
+
+namespace kvm::tool {
+namespace {
+
+constexpr std::size_t largest_record = 1 << 20;
+
+std::expected<std::string, Trouble> text_of_file(const std::string& path) {
+    const int fd = path == "-" ? STDIN_FILENO : ::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NOCTTY);
+    if (fd < 0)
+        return std::unexpected{
+            Trouble{std::strerror(errno), std::nullopt, "check the name, and who may read it"}};
+    std::string text;
+    char buffer[4096];
+    ssize_t got = 1;
+    int error_number = 0;
+    while (got > 0 && text.size() <= largest_record) {
+        got = ::read(fd, buffer, sizeof buffer);
+        if (got < 0 && errno == EINTR)
+            got = 1;
+        else if (got < 0)
+            error_number = errno;
+        else
+            text.append(buffer, static_cast<std::size_t>(got));
+    }
+    if (fd != STDIN_FILENO)
+        ::close(fd);
+    if (error_number != 0)
+        return std::unexpected{
+            Trouble{std::strerror(error_number), std::nullopt, "check the name, and who may read it"}};
+    if (text.size() > largest_record)
+        return std::unexpected{Trouble{"this is too large for a record of a host", std::nullopt,
+                                       "kvm-nested probe --json writes one of a few kilobytes"}};
+    return text;
+}
+
+/// Where two hosts differ in what KVM_SET_MSRS looks at, whether it refuses.
+bool is_refused(const CapabilityDifference& what) {
+    namespace msr = vmx::msr;
+    const auto index = what.layout->index;
+    // KVM works these out itself, takes any, or has none.
+    if (what.layout->true_index != 0 || index == msr::cr0_fixed1 || index == msr::cr4_fixed1
+        || index == msr::vmcs_enum || index == msr::tertiary_controls || index == msr::secondary_exit_controls
+        || index < msr::basic)
+        return false;
+    if (what.holder != Holder::neither)
+        return what.holder == Holder::a;
+    if (index != msr::basic)
+        return true;
+    const auto first = what.bits.first;
+    return first == bits(bit_layout::vmx_basic, "VMCS revision").first
+           || (first == bits(bit_layout::vmx_basic, "VMCS region size").first && what.b > what.a);
+}
+
+} // namespace
+
+std::expected<Destination, Trouble> read_host(const std::string& path) {
+    const auto text = text_of_file(path);
+    if (!text)
+        return std::unexpected{text.error()};
+    auto host = destination_from_json(*text);
+    if (host)
+        return *std::move(host);
+    const auto& error = host.error();
+    const bool syntax = error.cause == JsonError::Cause::syntax;
+    return std::unexpected{Trouble{
+        syntax ? "this is not JSON" : error.message(), syntax ? std::optional{error.offset} : std::nullopt,
+        error.cause == JsonError::Cause::version
+            ? "write the record with a kvm-nested of this version, or use a newer one here"
+            : "kvm-nested probe --json writes the record of a host"}};
+}
+
+std::optional<Destination> this_host(const std::string& device) {
+    const int fd = ::open(device.c_str(), O_RDWR | O_CLOEXEC);
+    if (fd < 0)
+        return std::nullopt;
+    const auto host = vcpu::capture_host(SystemFd{fd});
+    ::close(fd);
+    return host ? std::optional{*host} : std::nullopt;
+}
+
+std::expected<ChosenHost, Trouble> choose_host(const std::string& on) {
+    if (on.empty()) {
+        // A host that nests no guests is nobody's destination.
+        auto host = this_host();
+        return host && host->vendor ? ChosenHost{*std::move(host), "this host"} : ChosenHost{};
+    }
+    auto host = read_host(on);
+    if (!host)
+        return std::unexpected{host.error()};
+    return ChosenHost{*std::move(host), on};
+}
+
+std::vector<RefusedMsr> refused_msrs(const vmx::Capabilities& wanted, const vmx::Capabilities& offered) {
+    std::vector<RefusedMsr> all;
+    capability_difference(wanted, offered, [&](const CapabilityDifference& what) noexcept {
+        if (!is_refused(what))
+            return;
+        if (all.empty() || all.back().layout != what.layout)
+            all.push_back({.layout = what.layout,
+                           .wanted = *wanted[what.layout->index],
+                           .offered = *offered[what.layout->index],
+                           .reasons = {}});
+        all.back().reasons.push_back(what);
+    });
+    return all;
+}
+
+std::string describe_reason(const CapabilityDifference& reason) {
+    std::string text;
+    describe(reason, [&](std::string_view piece) noexcept { text += piece; },
+             {.a = "the guest", .b = "the host"});
+    // Who and which MSR is said around it.
+    for (int i = 0; i < 2; ++i)
+        if (const auto end = text.find("  "); end != text.npos)
+            text.erase(0, end + 2);
+    if (const auto end = text.find("  "); end != text.npos)
+        text.replace(end, 2, " (") += ')';
+    return text;
+}
+
+} // namespace kvm::tool
