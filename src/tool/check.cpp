@@ -70,10 +70,11 @@ class Checker {
     const ChosenHost& host_;
     Output out_;
     std::size_t count_ = 0, without_ = 0, failing_ = 0, unclear_ = 0;
-    bool broken_ = false; ///< nobody takes what is written
+    bool said_something_ = false; ///< of a state that KVM takes
+    bool broken_ = false;         ///< nobody takes what is written
 };
 
-/// What QEMU calls the controls that a finding is about.
+/// The controls that a finding is about, as QEMU takes them from a guest: ",-vmx-vmfunc".
 std::string features_of(const Finding& finding) {
     struct Row {
         std::string_view field;
@@ -92,18 +93,22 @@ std::string features_of(const Finding& finding) {
         for (unsigned bit = 0; bit < 32; ++bit)
             if ((finding.bits & finding.value) >> bit & 1)
                 if (const auto* feature = find_feature(row->msr, bit); feature != nullptr)
-                    names += std::format("{}{}", names.empty() ? "" : ", ", feature->qemu);
+                    names += std::format(",-{}", feature->qemu);
     return names;
 }
 
 void Checker::show(Output& out, const Finding& finding, std::string_view text) {
     out << std::format("  {:10}{}\n", name(finding.certainty), text);
-    if (const auto features = features_of(finding); !features.empty())
-        out << std::format("  {:10}QEMU's name: {}\n", "", features);
     const auto& rule = *finding.rule;
     if (const auto manual = manual_of(rule); !manual.empty())
         out << std::format("  {:10}manual: {}\n", "", manual);
-    if (!rule.advice.empty())
+    const auto features = features_of(finding);
+    if (!features.empty())
+        out << std::format(
+            "  {:10}next: take it from the guest before it starts (QEMU: -cpu ...{}), or go to a host "
+            "that has it\n",
+            "", features);
+    else if (!rule.advice.empty())
         out << std::format("  {:10}next: {}\n", "", rule.advice);
     else if (!rule.fields.empty())
         out << std::format("  {:10}next: see what the field is: kvm-nested show --field {} FILE\n", "",
@@ -209,6 +214,7 @@ Verdict Checker::answer(Output& out, const StateOfFile& what) {
         say(out, "verdict", "nothing that is known speaks against it, and not all is known");
         return Verdict::may_fail;
     }
+    said_something_ = !out.text().empty();
     say(out, "verdict", "KVM takes it");
     return Verdict::takes;
 }
@@ -220,11 +226,11 @@ void Checker::operator()(const StateOfFile& what) {
         return;
     }
     Output part;
+    said_something_ = false;
     const auto verdict = answer(part, what);
     failing_ += verdict == Verdict::fails ? 1 : 0;
     unclear_ += verdict == Verdict::may_fail ? 1 : 0;
-    const bool silent = part.text().contains("\n  silent") || part.text().starts_with("  silent");
-    if (!arguments_.quiet && (verdict != Verdict::takes || silent)) {
+    if (!arguments_.quiet && (verdict != Verdict::takes || said_something_)) {
         out_.heading(title(what));
         out_ << part.text();
     }

@@ -48,10 +48,7 @@ std::expected<std::string, Trouble> text_of_file(const std::string& path) {
 bool is_refused(const CapabilityDifference& what) {
     namespace msr = vmx::msr;
     const auto index = what.layout->index;
-    // KVM works these out itself, takes any, or has none.
-    if (what.layout->true_index != 0 || index == msr::cr0_fixed1 || index == msr::cr4_fixed1
-        || index == msr::vmcs_enum || index == msr::tertiary_controls || index == msr::secondary_exit_controls
-        || index < msr::basic)
+    if (!can_be_set(*what.layout) || index == msr::vmcs_enum) // KVM takes any
         return false;
     if (what.holder != Holder::neither)
         return what.holder == Holder::a;
@@ -99,6 +96,13 @@ std::expected<ChosenHost, Trouble> choose_host(const std::string& on) {
     if (!host)
         return std::unexpected{host.error()};
     return ChosenHost{*std::move(host), on};
+}
+
+bool can_be_set(const CapabilityLayout& layout) {
+    namespace msr = vmx::msr;
+    return layout.vendor == VendorId::vmx && layout.true_index == 0 && layout.index >= msr::basic
+           && layout.index != msr::cr0_fixed1 && layout.index != msr::cr4_fixed1
+           && layout.index != msr::tertiary_controls && layout.index != msr::secondary_exit_controls;
 }
 
 std::vector<RefusedMsr> refused_msrs(const vmx::Capabilities& wanted, const vmx::Capabilities& offered) {

@@ -24,6 +24,9 @@ struct ChosenHost {
 };
 std::expected<ChosenHost, Trouble> choose_host(const std::string& on);
 
+/// Whether a capability MSR can be set: KVM works some out itself, of the TRUE ones and CPUID.
+bool can_be_set(const CapabilityLayout& layout);
+
 /// A VMX capability MSR that KVM_SET_MSRS refuses on a host.
 struct RefusedMsr {
     const CapabilityLayout* layout;

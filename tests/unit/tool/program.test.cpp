@@ -4,11 +4,15 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <expected>
 #include <filesystem>
 #include <format>
 #include <fstream>
 #include <initializer_list>
+#include <iterator>
+#include <span>
 #include <string>
+#include <string_view>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -18,6 +22,7 @@
 #include <doctest/doctest.h>
 
 import unit.support;
+import kvm.vcpu;
 
 namespace {
 
@@ -389,6 +394,97 @@ TEST_CASE("a whole vCPU brings its registers, CPUID and MSRs") {
     CHECK(!checked.text.contains("the guest's CPUID"));
 }
 
+/// A vCPU of VMX with L2 active: its controls are those of the corpus, and with "enable VM functions" in what
+/// it was told that it may use.
+kvm::vcpu::VcpuState vmx_vcpu(std::uint64_t secondary_controls) {
+    const char* source = std::getenv("KVM_NESTED_SOURCE");
+    REQUIRE(source != nullptr);
+    std::ifstream file{std::format("{}/tests/corpus/states/vmx-l2-7.state", source), std::ios::binary};
+    const std::string text{std::istreambuf_iterator<char>{file}, {}};
+    const auto nested = kvm::nested::NestedStateBuffer::parse(std::as_bytes(std::span{text}));
+    REQUIRE(nested.has_value());
+    kvm::vcpu::VcpuState vcpu;
+    vcpu.vendor = kvm::nested::VendorId::vmx;
+    vcpu.nested = *nested;
+    vcpu.xsave.resize(4096);
+    vcpu.cpuid.emplace_back();
+    vcpu.cpuid.back().function = 1;
+    vcpu.cpuid.back().ecx = 1U << 5;
+    vcpu.sregs.cr0 = 0x80000031;
+    vcpu.sregs.cr4 = 0x2620;
+    vcpu.sregs.efer = 0x500;
+    vcpu.feature_msrs.push_back({.index = 0x48b, .reserved = 0, .value = secondary_controls});
+    return vcpu;
+}
+constexpr auto vmx_host = R"({"kvm.nested.destination": 1, "vendor": "VMX", "kernel": "7.3.4", "nested": true,
+    "vmx": {"0x48b": "0x300000000", "0x48f": "0x7fffff00036dfb"}})";
+
+TEST_CASE("a capability MSR that a host refuses is told by name, and whether the state uses it") {
+    const Folder folder;
+    write_text("host", vmx_host);
+    std::ofstream out{"saved.vcpu", std::ios::binary};
+    const auto written =
+        kvm::vcpu::encode(vmx_vcpu(0x200300000000),
+                          [&](std::span<const std::byte> bytes) -> std::expected<void, kvm::vcpu::Error> {
+                              out.write(reinterpret_cast<const char*>(bytes.data()),
+                                        static_cast<std::streamsize>(bytes.size()));
+                              return {};
+                          });
+    REQUIRE(written.has_value());
+    out.close();
+    const auto said = shell("$K check --on host saved.vcpu");
+    CHECK(said.status == 1);
+    CHECK(
+        said.text.contains("  fails     MSR 0x48b IA32_VMX_PROCBASED_CTLS2: the vCPU had 0x200300000000, and "
+                           "KVM_SET_MSRS refuses it where 0x300000000 is offered\n"));
+    CHECK(said.text.contains("enable VM functions may be 1 (vmx-vmfunc): this state does not use it\n"));
+    CHECK(said.text.contains("QEMU: -cpu ...,-vmx-vmfunc"));
+    CHECK(said.text.contains("verdict   KVM refuses a capability MSR before the nested state is set\n"));
+    // The host may have more than the vCPU was told.
+    write_text("more", R"({"kvm.nested.destination": 1, "vmx": {"0x48b": "0x600300000000"}})");
+    CHECK(!shell("$K check --on more saved.vcpu").text.contains("refuses it where"));
+}
+
+TEST_CASE("the MSRs of a Cloud Hypervisor snapshot take part; a refused one is silent there") {
+    const Folder folder;
+    write_text("host", vmx_host);
+    const auto numbers = [](std::span<const std::byte> bytes) {
+        std::string text = "[";
+        for (const auto byte : bytes)
+            text += std::format("{}{}", text.size() > 1 ? "," : "", std::to_integer<unsigned>(byte));
+        return text + "]";
+    };
+    const auto vcpu = vmx_vcpu(0);
+    const auto snapshot = [&](std::string_view entries, std::string_view msrs) {
+        const auto state = std::format(
+            R"({{\"Kvm\":{{\"cpuid\":{},\"msrs\":{},\"regs\":{},\"sregs\":{},\"vcpu_events\":{},\"nested_state\":{}}}}})",
+            entries, msrs, numbers(Bytes(144)), numbers(std::as_bytes(std::span{&vcpu.sregs, 1}).first(312)),
+            numbers(Bytes(64)), numbers(vcpu.nested.bytes()));
+        write_text("state.json",
+                   R"({"snapshots":{"cpu-manager":{"snapshots":{"0":{"snapshot_data":{"state":")" + state
+                       + R"("}}}}}})");
+        return shell("$K check --on host state.json");
+    };
+    constexpr auto named =
+        R"([{\"function\":1,\"index\":0,\"flags\":0,\"eax\":0,\"ebx\":0,\"ecx\":32,\"edx\":0}])";
+    constexpr auto bytes =
+        "[[1,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,32,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0]]";
+    for (const auto& [entries, msrs] : std::initializer_list<std::pair<const char*, const char*>>{
+             {named, R"([{\"index\":1163,\"data\":35197256990720}])"},
+             {bytes, "[[139,4,0,0,0,0,0,0,0,0,0,0,3,32,0,0]]"}}) {
+        const auto said = snapshot(entries, msrs);
+        CAPTURE(said.text);
+        CHECK(said.text.contains(
+            "  silent    MSR 0x48b IA32_VMX_PROCBASED_CTLS2: the vCPU had 0x200300000000"));
+        CHECK(said.text.contains("the restore goes on, and L1 finds other capabilities"));
+        CHECK(!said.text.contains("the guest's CPUID,"));
+        CHECK(!said.text.contains("V5"));
+    }
+    // What is not as it should be is as if it were not there.
+    for (const auto* msrs : {"7", "[7]", "[{}]", R"([{\"index\":1163}])", "[[1,2]]"})
+        CHECK(snapshot(named, msrs).status == 1);
+}
+
 TEST_CASE("explain finds the rule of an errno") {
     const Folder folder;
     write_text("host", svm_host);
@@ -418,11 +514,13 @@ TEST_CASE("explain decodes an MSR, and says what a host refuses of it") {
     CHECK(shell("$K explain 0xdead0000").status == 1);
     CHECK(shell("$K explain 0xdeadbeefdead").status == 1);
     CHECK(shell("$K explain 0x48f x").status == 2);
+    CHECK(shell("$K explain 0x481 0x7f00000016").text.contains("nobody can set it"));
 
     const Folder folder;
     write_text("host", R"({"kvm.nested.destination": 1, "vendor": "VMX", "vmx": {"0x48b": "0x200000000"}})");
     const auto refused = shell("$K explain --on host 0x48b 0x300000000");
     CHECK(refused.text.contains("its KVM refuses this value"));
+    CHECK(refused.text.contains("QEMU: -cpu ...,-vmx-apicv-xapic"));
     CHECK(refused.text.contains("vmx-apicv-xapic"));
     CHECK(!refused.text.contains("refused   enable EPT"));
     CHECK(shell("$K explain --on host 0x48b 0x200000000").text.contains("takes this value"));
