@@ -42,4 +42,5 @@ export import :capability;            // capability MSRs and CPUID.8000000AH as 
 export import :capability_difference; // what one host can do and the other cannot
 export import :capability_usage;      // and whether a state needs it
 export import :check;                 // which rules a state breaks on a destination
+export import :checked_set;           // setting a state after asking
 export import :format;                // std::formatter

@@ -280,3 +280,49 @@ TEST_CASE("the catalogue has every rule once, in the kernel's order, each with a
     }
     CHECK(kvm::nested::find_rule("Z9") == nullptr);
 }
+
+TEST_CASE("checked_set() does not touch a vCPU that would surely refuse") {
+    unit::FakeKvm kernel;
+    kernel.vendor = VendorId::vmx;
+    const kvm::nested::Vcpu vcpu{unit::host<kvm::nested::Vmx>(kernel), kvm::nested::VcpuFd{unit::vcpu_fd},
+                                 kvm::nested::IoctlRef{kernel}};
+    const auto bad =
+        kvm::nested::NestedState<kvm::nested::Vmx>::parse(with(vmx_l2(), "guest_activity_state", 2));
+    REQUIRE(bad);
+    const auto to = destination(VendorId::vmx);
+    const auto refused = kvm::nested::checked_set(vcpu, *bad, to);
+    REQUIRE(!refused);
+    CHECK(kernel.sets() == 0);
+    CHECK(!refused.error().error);
+    CHECK(refused.error().rule->rule->id == "G13");
+    CHECK(refused.error().effect() == kvm::nested::Effect::unchanged);
+    CHECK(refused.error().message().view().starts_with("not tried: KVM would stop at G13"));
+
+    const auto good = kvm::nested::NestedState<kvm::nested::Vmx>::parse(vmx_l2());
+    REQUIRE(good);
+    CHECK(kvm::nested::checked_set(vcpu, *good, to).has_value());
+    CHECK(kernel.sets() == 1);
+}
+
+TEST_CASE("a refusal that checked_set() did not foresee comes with the rule that may have been it") {
+    unit::FakeKvm kernel;
+    kernel.vendor = VendorId::vmx;
+    kernel.set_result = kvm::nested::IoctlResult{-1, 22};
+    const kvm::nested::Vcpu vcpu{unit::host<kvm::nested::Vmx>(kernel), kvm::nested::VcpuFd{unit::vcpu_fd},
+                                 kvm::nested::IoctlRef{kernel}};
+    const auto state = kvm::nested::NestedState<kvm::nested::Vmx>::parse(vmx_l2());
+    REQUIRE(state);
+    auto to = destination(VendorId::vmx);
+    auto refused = kvm::nested::checked_set(vcpu, *state, to);
+    REQUIRE(!refused);
+    REQUIRE(refused.error().error);
+    CHECK(!refused.error().rule);
+    CHECK(refused.error().message().view().find("kvm_nested_vmenter_failed") != std::string_view::npos);
+
+    to.smm.reset();
+    refused = kvm::nested::checked_set(vcpu, *state, to);
+    REQUIRE(!refused);
+    REQUIRE(refused.error().rule);
+    CHECK(refused.error().rule->rule->id == "V10");
+    CHECK(!refused.error().sure);
+}
