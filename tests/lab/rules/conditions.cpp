@@ -246,9 +246,7 @@ Condition made(const Recipe& recipe, bool vmx, const kvm::nested::Destination& h
     return condition;
 }
 
-} // namespace
-
-std::vector<Condition> conditions() {
+std::vector<Condition> all_conditions() {
     const machine::Descriptor system{::open("/dev/kvm", O_RDWR | O_CLOEXEC)};
     const auto host = lab::must(kvm::vcpu::capture_host(kvm::nested::SystemFd{system.get()}));
     const bool vmx = lab::is_vmx();
@@ -259,6 +257,13 @@ std::vector<Condition> conditions() {
         all.push_back(made(recipe, vmx, host));
         all.back().to.memory = {read_memory, const_cast<machine::Machine*>(&all.back().machine())};
     }
+    return all;
+}
+
+} // namespace
+
+const std::vector<Condition>& conditions() {
+    static const auto all = all_conditions();
     return all;
 }
 

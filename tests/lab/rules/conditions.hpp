@@ -16,6 +16,12 @@ namespace rules {
 /// Room for the largest state; what the kernel may read is always there.
 inline constexpr std::size_t room = 8320;
 
+/// Which of Condition::good a state is.
+namespace base {
+enum Vmx : std::size_t { rich, built, shadow, pending, software, saved, current, in_smm, vmxon, off };
+enum Svm : std::size_t { l2, l2_with_event, l2_pending, gif_set, gif_clear };
+} // namespace base
+
 /// One vCPU, as it is before each case.
 struct Condition {
     std::string name;
@@ -58,6 +64,7 @@ struct Recipe {
     bool svme = true;      ///< SVM
 };
 
-std::vector<Condition> conditions();
+/// All of this vendor's. Made once, by the first who asks.
+const std::vector<Condition>& conditions();
 
 } // namespace rules

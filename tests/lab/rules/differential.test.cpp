@@ -5,21 +5,14 @@
 // and what the vCPU then has.
 #include "options.hpp"
 
-#include "conditions.hpp"
+#include "ask.hpp"
 
 namespace {
 
-using kvm::nested::Answer, kvm::nested::Certainty, kvm::nested::Finding, kvm::nested::Findings,
-    kvm::nested::Keeps;
+using kvm::nested::Certainty, kvm::nested::Findings;
 using lab::Bytes;
-using rules::Condition, rules::Places, rules::Random;
-
-/// One case: what is set where, and from where.
-struct Case {
-    const Condition* on;
-    const Bytes* start; ///< set before; null: outside nested operation
-    Bytes state;
-};
+using rules::answer_text, rules::ask, rules::Case, rules::check, rules::Condition, rules::is, rules::Places,
+    rules::Random, rules::Said, rules::where, rules::wrongly_kept;
 
 Case make(std::uint64_t number, std::span<const Condition> conditions, const Places& places) {
     Random random{rules::options.seed, number};
@@ -31,78 +24,6 @@ Case make(std::uint64_t number, std::span<const Condition> conditions, const Pla
     for (std::uint64_t i = 0; i < (changes == 0 ? 0 : changes < 11 ? 1 : changes < 14 ? 2 : 3); ++i)
         rules::change(random, made.state, places, on.good, on.maxphyaddr);
     return made;
-}
-
-/// What the kernel said.
-struct Said {
-    kvm::nested::IoctlResult result{};
-    Bytes before, after;
-};
-
-Said ask(const Case& one) {
-    one.on->reset();
-    Said said;
-    if (one.start != nullptr)
-        static_cast<void>(
-            lab::raw_set(one.on->fd(), one.start->data())); // may be refused: some vCPUs take none
-    said.before = lab::read_back(one.on->fd());
-    said.result = lab::raw_set(one.on->fd(), one.state.data());
-    said.after = lab::read_back(one.on->fd());
-    return said;
-}
-
-bool is(const kvm::nested::IoctlResult& result, Answer answer) {
-    switch (answer) {
-    case Answer::einval:
-        return result.value == -1 && result.error_number == EINVAL;
-    case Answer::efault:
-        return result.value == -1 && result.error_number == EFAULT;
-    case Answer::enomem:
-        return result.value == -1 && result.error_number == ENOMEM;
-    case Answer::positive:
-        return result.value == 2;
-    case Answer::success:
-        return result.value == 0;
-    }
-    return false;
-}
-
-/// Of a state that GET gives: what tells where the vCPU is.
-struct Where {
-    std::uint16_t flags;
-    std::uint64_t vmxon, vmcs12;
-    std::uint16_t smm_flags;
-    bool operator==(const Where&) const = default;
-};
-Where where(const Bytes& state) {
-    return {lab::load<std::uint16_t>(state, lab::flags_at), lab::load<std::uint64_t>(state, 8),
-            lab::load<std::uint64_t>(state, 16), lab::load<std::uint16_t>(state, 24)};
-}
-
-constexpr std::uint64_t none = ~std::uint64_t{0};
-
-/// What is not as `keeps` says; empty: all is.
-std::string wrongly_kept(Keeps keeps, const Case& one, const Said& said) {
-    const auto before = where(said.before), after = where(said.after), wanted = where(one.state);
-    const auto expect = [](bool ok, std::string_view what) { return ok ? std::string{} : std::string{what}; };
-    constexpr std::uint16_t guest_mode = 1;
-    switch (keeps) {
-    case Keeps::unchanged:
-        return expect(before == after, "the vCPU's state changed");
-    case Keeps::not_in_vmx_operation:
-        return expect(after.vmxon == none, "the vCPU is in VMX operation");
-    case Keeps::vmxon:
-        return expect(after.vmxon == wanted.vmxon && after.vmcs12 == none && (after.flags & guest_mode) == 0,
-                      "not VMXON alone");
-    case Keeps::current_vmcs:
-    case Keeps::overwritten:
-        return expect(after.vmxon == wanted.vmxon && (after.vmcs12 == wanted.vmcs12)
-                          && (after.flags & guest_mode) == 0,
-                      "not the new VMCS");
-    case Keeps::l2_active:
-        return expect((after.flags & guest_mode) != 0, "L2 is not active");
-    }
-    return "?";
 }
 
 /// What is wrong between the two; empty: nothing.
@@ -126,15 +47,6 @@ std::string disagreement(const Case& one, const Findings& findings, const Said& 
     if (!is(said.result, refusal->rule->answer))
         return "another answer";
     return wrongly_kept(refusal->rule->keeps, one, said);
-}
-
-std::string answer_text(const kvm::nested::IoctlResult& result) {
-    return result.value < 0 ? std::string{kvm::nested::errno_name(result.error_number)}
-                            : std::format("returned {}", result.value);
-}
-
-Findings check(const Case& one) {
-    return kvm::nested::check(one.state, one.on->to);
 }
 
 /// Takes back what is not needed to disagree.
@@ -194,7 +106,7 @@ struct Count {
 } // namespace
 
 TEST_CASE("what check() is sure of is what the kernel says, in as many cases as were asked for") {
-    const auto conditions = rules::conditions();
+    const auto& conditions = rules::conditions();
     const auto vendor = lab::host().vendor();
     const Places places{vendor};
 
