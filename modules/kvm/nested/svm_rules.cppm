@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 //
-// The rules of KVM_SET_NESTED_STATE on SVM, in the order in which KVM asks them (Linux 6.1 to 7.3). Sections
-// are those of the AMD APM, Volume 2.
+// The rules of KVM_SET_NESTED_STATE on SVM, in the order in which KVM asks them (Linux 6.1 to 7.3), and
+// behind them what it takes and leaves out without a word. Sections are those of the AMD APM, Volume 2.
 module;
 #include <array>
 #include <bit>
@@ -15,6 +15,8 @@ import :uapi;
 import :vendor;
 import :bit_layout;
 import :svm_bit_layout;
+import :capability_bit_layout;
+import :capabilities;
 import :field;
 import :header;
 import :vmcb12;
@@ -75,6 +77,35 @@ class SvmCase : public StateCase {
     /// A bitmap of `size` bytes; the low 12 bits of its address are dropped.
     constexpr Judgement bitmap(Name name, std::uint64_t size) const noexcept {
         return address((*this)[name] & ~std::uint64_t{uapi::page_size - 1}, 1, size, offset(name));
+    }
+
+    /// Bits that KVM takes and does not use where the guest's CPUID.8000000AH lacks a feature.
+    constexpr Judgement used_with(svm::Feature feature, Name name, std::uint64_t bits) const noexcept {
+        const auto set = (*this)[name] & bits;
+        if (set == 0)
+            return holds;
+        const auto& features = to().svm.features;
+        const auto there = features ? known(std::optional{nested::has(*features, feature)}) : Known::unknown;
+        return if_known(negation(there), Needs::guest_cpuid, violated(true, name, set));
+    }
+    /// An intercept that 7.x drops where the guest's CPUID has not the instruction.
+    constexpr Judgement intercept_kept(svm::Intercept intercept, Feature instruction,
+                                       Name name) const noexcept {
+        if (!svm::has((*this)[name], intercept))
+            return holds;
+        return if_known(negation(to().guest[instruction]), Needs::guest_cpuid,
+                        violated(true, name, svm::mask(intercept)));
+    }
+    /// L2 has a PAT of its own: from 7.x on, with the quirk disabled.
+    constexpr Known own_pat() const noexcept {
+        const auto disabled =
+            !to().disabled_quirks
+                ? Known::unknown
+                : known(std::optional{(*to().disabled_quirks & quirk::nested_svm_shared_pat) != 0});
+        return both(both(from_7.in(to().kernel), disabled), nested_paging());
+    }
+    constexpr Needs own_pat_needs() const noexcept {
+        return !to().kernel ? Needs::kernel : !to().disabled_quirks ? Needs::quirks : Needs::guest_cpuid;
     }
 
   private:
@@ -394,6 +425,195 @@ inline constexpr auto svm_rules_after_the_common_ones = std::to_array<Rule<SvmCa
              if (!c.to().cr3)
                  return c.unknown(Needs::registers, 0);
              return c.legal_cr3(*c.to().cr3, 0);
+         }},
+    // --- taken, and not all of it used
+    {.id = "M7",
+     .holds = "nested paging is used: from 7.x on the guest's CPUID has it",
+     .fields = "misc_ctl",
+     .needs = Needs::guest_cpuid,
+     .reached = Reached::vmcb12,
+     .certainty = Certainty::silent,
+     .applies = from_7,
+     .answer = Answer::success,
+     .keeps = Keeps::l2_active,
+     .manual = "15.25",
+     .advice = "KVM drops NP_ENABLE and L2 runs with the wrong page tables: give the guest NPT",
+     .judge =
+         [](const SvmCase& c) noexcept {
+             if (!has(c["misc_ctl"], svm::MiscCtl::np_enable))
+                 return holds;
+             return if_known(negation(c.to().guest[Feature::npt]), Needs::guest_cpuid,
+                             c.violated(true, "misc_ctl", mask(svm::MiscCtl::np_enable)));
+         }},
+    {.id = "M8",
+     .holds = "guest-mode execute trap is used: the guest's CPUID and KVM have it",
+     .fields = "misc_ctl",
+     .needs = Needs::guest_cpuid | Needs::host_cpuid,
+     .reached = Reached::vmcb12,
+     .certainty = Certainty::silent,
+     .answer = Answer::success,
+     .keeps = Keeps::l2_active,
+     .judge =
+         [](const SvmCase& c) noexcept {
+             if (!has(c["misc_ctl"], svm::MiscCtl::gmet))
+                 return holds;
+             const auto offered = both(c.to().guest[Feature::gmet], c.to().host[Feature::gmet]);
+             return if_known(negation(both(from_7.in(c.to().kernel), offered)),
+                             c.to().kernel ? Needs::guest_cpuid : Needs::kernel,
+                             c.violated(true, "misc_ctl", mask(svm::MiscCtl::gmet)));
+         }},
+    {.id = "M9",
+     .holds = "virtual GIF is used: the guest's CPUID has it",
+     .fields = "int_ctl",
+     .needs = Needs::guest_cpuid,
+     .reached = Reached::vmcb12,
+     .certainty = Certainty::silent,
+     .answer = Answer::success,
+     .keeps = Keeps::l2_active,
+     .manual = "15.33",
+     .judge =
+         [](const SvmCase& c) noexcept {
+             return c.used_with(svm::Feature::virtual_gif, "int_ctl", mask(svm::IntCtl::v_gif_enable));
+         }},
+    {.id = "M10",
+     .holds = "virtual NMIs are used: the guest's CPUID has them",
+     .fields = "int_ctl",
+     .needs = Needs::guest_cpuid,
+     .reached = Reached::vmcb12,
+     .certainty = Certainty::silent,
+     .answer = Answer::success,
+     .keeps = Keeps::l2_active,
+     .manual = "15.21.10",
+     .judge =
+         [](const SvmCase& c) noexcept {
+             return c.used_with(svm::Feature::virtual_nmi, "int_ctl", mask(svm::IntCtl::v_nmi_enable));
+         }},
+    {.id = "M11",
+     .holds = "LBR virtualization is used: the guest's CPUID has it",
+     .fields = "misc_ctl2",
+     .needs = Needs::guest_cpuid,
+     .reached = Reached::vmcb12,
+     .certainty = Certainty::silent,
+     .answer = Answer::success,
+     .keeps = Keeps::l2_active,
+     .manual = "15.23",
+     .judge =
+         [](const SvmCase& c) noexcept {
+             return c.used_with(svm::Feature::lbr_virtualization, "misc_ctl2",
+                                mask(svm::MiscCtl2::lbr_virtualization));
+         }},
+    {.id = "M12",
+     .holds = "virtualized VMLOAD and VMSAVE are used: the guest's CPUID has them",
+     .fields = "misc_ctl2",
+     .needs = Needs::guest_cpuid,
+     .reached = Reached::vmcb12,
+     .certainty = Certainty::silent,
+     .answer = Answer::success,
+     .keeps = Keeps::l2_active,
+     .manual = "15.33.1",
+     .judge =
+         [](const SvmCase& c) noexcept {
+             return c.used_with(svm::Feature::virtualized_vmload_and_vmsave, "misc_ctl2",
+                                mask(svm::MiscCtl2::virtualized_vmload_and_vmsave));
+         }},
+    {.id = "M13",
+     .holds = "the PAUSE filter's count and threshold are used: the guest's CPUID has them",
+     .fields = "pause_filter_count, pause_filter_thresh",
+     .needs = Needs::guest_cpuid,
+     .reached = Reached::vmcb12,
+     .certainty = Certainty::silent,
+     .answer = Answer::success,
+     .keeps = Keeps::l2_active,
+     .manual = "15.14.4",
+     .judge =
+         [](const SvmCase& c) noexcept {
+             constexpr std::uint64_t whole = 0xffff;
+             return all(c.used_with(svm::Feature::pause_intercept_filter, "pause_filter_count", whole),
+                        c.used_with(svm::Feature::pause_filter_threshold, "pause_filter_thresh", whole));
+         }},
+    {.id = "M14",
+     .holds = "the next RIP of an event of software is used: the guest's CPUID has NRIPS",
+     .fields = "next_rip, event_inj, flags",
+     .needs = Needs::guest_cpuid,
+     .reached = Reached::vmcb12,
+     .certainty = Certainty::silent,
+     .answer = Answer::success,
+     .keeps = Keeps::l2_active,
+     .manual = "15.7.1",
+     .judge =
+         [](const SvmCase& c) noexcept {
+             const auto event = c["event_inj"];
+             const auto type = event >> 8 & 7, vector = event & 0xff;
+             constexpr unsigned exception = 3, software = 4, breakpoint = 3, overflow = 4;
+             const bool of_software =
+                 type == software || (type == exception && (vector == breakpoint || vector == overflow));
+             if (!has(event, svm::Event::valid) || !of_software || !c.has(uapi::state_flag::run_pending))
+                 return holds;
+             return c.used_with(svm::Feature::next_rip_saved, "next_rip", ~std::uint64_t{0});
+         }},
+    {.id = "M15",
+     .holds = "from 7.x on the guest's CPUID has the instructions that L1 intercepts",
+     .fields = "intercepts[4], intercepts[5]",
+     .needs = Needs::guest_cpuid,
+     .reached = Reached::vmcb12,
+     .certainty = Certainty::silent,
+     .applies = from_7,
+     .answer = Answer::success,
+     .keeps = Keeps::l2_active,
+     .advice = "KVM drops these intercepts: L2 gets #UD where L1 expects an exit",
+     .judge =
+         [](const SvmCase& c) noexcept {
+             using enum svm::Intercept;
+             return all(c.intercept_kept(xsetbv, Feature::xsave, "intercepts[4]"),
+                        c.intercept_kept(rdtscp, Feature::rdtscp, "intercepts[4]"),
+                        c.intercept_kept(skinit, Feature::skinit, "intercepts[4]"),
+                        c.intercept_kept(rdpru, Feature::rdpru, "intercepts[4]"),
+                        c.intercept_kept(invpcid, Feature::invpcid, "intercepts[5]"));
+         }},
+    {.id = "M16",
+     .holds = "a PAT of L2's own is used: from 7.x on, with nested paging and the quirk disabled",
+     .fields = "hdr.svm.gpat",
+     .needs = Needs::kernel | Needs::quirks | Needs::guest_cpuid,
+     .reached = Reached::vmcb12,
+     .certainty = Certainty::silent,
+     .answer = Answer::success,
+     .keeps = Keeps::l2_active,
+     .manual = "15.25.8",
+     .advice = "L2 gets L1's PAT: disable KVM_X86_QUIRK_NESTED_SVM_SHARED_PAT there, too",
+     .judge =
+         [](const SvmCase& c) noexcept {
+             return c.svm().gpat == 0 ? holds
+                                      : if_known(negation(c.own_pat()), c.own_pat_needs(),
+                                                 c.in_header(true, header_offset("hdr.svm.gpat")));
+         }},
+    {.id = "M17",
+     .holds = "where L2 has a PAT of its own, the state has it",
+     .fields = "hdr.svm.gpat",
+     .needs = Needs::kernel | Needs::quirks | Needs::guest_cpuid,
+     .reached = Reached::vmcb12,
+     .certainty = Certainty::silent,
+     .answer = Answer::success,
+     .keeps = Keeps::l2_active,
+     .manual = "15.25.8",
+     .advice = "0 makes all of L2's memory uncached: the state is of a vCPU that shared L1's PAT",
+     .judge =
+         [](const SvmCase& c) noexcept {
+             return c.svm().gpat != 0 ? holds
+                                      : if_known(c.own_pat(), c.own_pat_needs(),
+                                                 c.in_header(true, header_offset("hdr.svm.gpat")));
+         }},
+    {.id = "M18",
+     .holds = "a state without L2 has no VMCB, neither its bytes nor its address",
+     .fields = "hdr.svm.vmcb_pa, size, flags",
+     .certainty = Certainty::silent,
+     .answer = Answer::success,
+     .advice = "KVM takes the GIF alone",
+     .judge =
+         [](const SvmCase& c) noexcept {
+             if (c.has(uapi::state_flag::guest_mode))
+                 return holds;
+             return all(c.in_header(c.svm().vmcb12_pa != 0, header_offset("hdr.svm.vmcb_pa")),
+                        c.in_header(c.header().size > uapi::header_size, header_offset("size")));
          }},
 });
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 //
-// The rules of KVM_SET_NESTED_STATE on VMX, in the order in which KVM asks them (Linux 6.1 to 7.3). Sections
-// are those of the Intel SDM, Volume 3.
+// The rules of KVM_SET_NESTED_STATE on VMX, in the order in which KVM asks them (Linux 6.1 to 7.3), and
+// behind them what it takes and leaves out without a word. Sections are those of the Intel SDM, Volume 3.
 module;
 #include <algorithm>
 #include <array>
@@ -1391,6 +1391,76 @@ inline constexpr auto vmx_rules_after_the_common_ones = std::to_array<Rule<VmxCa
      .advice =
          "restore all registers before anything else: the vCPU has L2's control registers and is not in L2",
      .judge = [](const VmxCase& c) noexcept { return c.cr3("guest_cr3"); }},
+    // --- taken, and not all of it used
+    {.id = "M1",
+     .holds = "GIF_SET is not set: VMX has no GIF",
+     .fields = "flags",
+     .reached = Reached::vmx_operation,
+     .certainty = Certainty::silent,
+     .answer = Answer::success,
+     .judge =
+         [](const VmxCase& c) noexcept {
+             return c.in_header(c.has(flag::gif_set), header_offset("flags"), flag::gif_set);
+         }},
+    {.id = "M2",
+     .holds = "a pending monitor trap flag is L2's",
+     .fields = "flags",
+     .reached = Reached::vmx_operation,
+     .certainty = Certainty::silent,
+     .answer = Answer::success,
+     .advice = "without L2 KVM forgets it",
+     .judge =
+         [](const VmxCase& c) noexcept {
+             return c.in_header(c.has(flag::mtf_pending) && !c.has(flag::guest_mode), header_offset("flags"),
+                                flag::mtf_pending);
+         }},
+    {.id = "M3",
+     .holds = "EVMCS comes with a guest whose CPUID has Hyper-V",
+     .fields = "flags",
+     .needs = Needs::guest_cpuid,
+     .certainty = Certainty::silent,
+     .answer = Answer::success,
+     .advice = "the enlightened VMCS is never mapped, and nothing says so: give the guest Hyper-V's CPUID",
+     .judge =
+         [](const VmxCase& c) noexcept {
+             return c.has(flag::evmcs) ? if_known(negation(c.to().guest[Feature::hyperv]), Needs::guest_cpuid,
+                                                  c.in_header(true, header_offset("flags"), flag::evmcs))
+                                       : holds;
+         }},
+    {.id = "M4",
+     .holds = "an enlightened VMCS has no address in the state",
+     .fields = "flags, hdr.vmx.vmcs12_pa",
+     .reached = Reached::vmcs12,
+     .certainty = Certainty::silent,
+     .answer = Answer::success,
+     .advice = "the address wins, and EVMCS has no effect",
+     .judge =
+         [](const VmxCase& c) noexcept {
+             return c.in_header(c.has(flag::evmcs) && c.vmcs12(), header_offset("hdr.vmx.vmcs12_pa"));
+         }},
+    {.id = "M5",
+     .holds = "a state outside VMX operation has no vmcs12",
+     .fields = "size, hdr.vmx.vmxon_pa",
+     .certainty = Certainty::silent,
+     .answer = Answer::success,
+     .advice = "KVM does not look at it",
+     .judge =
+         [](const VmxCase& c) noexcept {
+             return c.in_header(!c.vmxon() && c.header().size > uapi::header_size, header_offset("size"));
+         }},
+    {.id = "M6",
+     .holds = "a deadline of the VMX-preemption timer has its flag",
+     .fields = "hdr.vmx.flags, hdr.vmx.preemption_timer_deadline",
+     .reached = Reached::vmx_operation,
+     .certainty = Certainty::silent,
+     .answer = Answer::success,
+     .advice = "without the flag KVM does not look at it",
+     .judge =
+         [](const VmxCase& c) noexcept {
+             return c.in_header((c.vmx().flags & uapi::vmx_flag::known) == 0
+                                    && c.vmx().preemption_timer_deadline != 0,
+                                header_offset("hdr.vmx.preemption_timer_deadline"));
+         }},
 });
 
 } // namespace kvm::nested::detail

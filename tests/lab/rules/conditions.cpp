@@ -168,6 +168,10 @@ std::vector<Recipe> recipes_svm() {
         {.name = "EFER.SVME clear", .svme = false},
         {.name = "in SMM", .smm = true},
         {.name = "without NPT", .function = 0x8000'000a, .in = edx, .without = 1},
+        {.name = "without SVM's later features",
+         .function = 0x8000'000a,
+         .in = edx,
+         .without = ~std::uint32_t{1}}, // nested paging alone
         {.name = "without FFXSR", .function = 0x8000'0001, .in = edx, .without = 1u << 25},
         {.name = "without PCID, XSAVE", .function = 1, .in = ecx, .without = 1u << 17 | 1u << 26},
         {.name = "without SMEP, SMAP, FSGSBASE", .function = 7, .in = ebx, .without = 1u << 7 | 1u << 20 | 1},

@@ -2,7 +2,8 @@
 //
 // check() and KVM_SET_NESTED_STATE, asked the same: good states with one to three changes, set on vCPUs in
 // many situations. What check() is sure of has to be so: taken or refused, with that errno or return value,
-// and what the vCPU then has.
+// and what the vCPU then has. After each failure there is a way back: cleared, the vCPU takes a good state
+// and has it; and a guest whose L2 such a failure hit runs on once its vCPU is restored.
 #include "options.hpp"
 
 #include "ask.hpp"
@@ -99,6 +100,67 @@ void tell(std::uint64_t number, const Case& one, const Places& places) {
                  before.vmxon, before.vmcs12, after.flags, after.vmxon, after.vmcs12, after.smm_flags);
 }
 
+/// From a failure to a good state.
+class WayBack {
+  public:
+    explicit WayBack(std::span<const Condition> conditions) {
+        for (const auto& condition : conditions)
+            for (const auto& state : condition.good) {
+                condition.reset();
+                if (lab::raw_set(condition.fd(), state.data()).value != 0)
+                    continue; // not on this vCPU
+                good_.insert_or_assign(
+                    &condition, Good{&state, lab::must(lab::nested(condition.machine()).nested_state())});
+                if (go(condition).empty()) // else a timer runs in it, whose deadline is another one each time
+                    break;
+            }
+    }
+
+    /// What went wrong; empty: nothing.
+    [[nodiscard]] std::string go(const Condition& on) const {
+        const auto found = good_.find(&on);
+        if (found == good_.end())
+            return "this vCPU takes no state";
+        on.reset();
+        if (lab::raw_set(on.fd(), found->second.state->data()).value != 0)
+            return "the good state is refused";
+        const auto verified = lab::nested(on.machine()).verify_nested_state(found->second.shown);
+        return verified ? "" : std::string{verified.error().message().view()};
+    }
+
+  private:
+    struct Good {
+        const Bytes* state;
+        kvm::nested::NestedStateBuffer shown; ///< by GET, where nothing had failed before
+    };
+    std::map<const Condition*, Good> good_;
+};
+
+/// A guest with a real L2, which runs on after a failure hit its vCPU.
+class RealL2 {
+  public:
+    RealL2() : vm_{lab::started(lab::phases_guest(), {.flags = guests::nested_paging})}, saved_{in_l2(vm_)} {}
+
+    void go_on_after(const Bytes& failing) {
+        failed_ += lab::raw_set(vm_.machine.vcpu_fd(), failing.data()).value != 0 ? 1 : 0;
+        lab::restore(vm_, saved_);
+        lab::run_to(vm_.machine, guests::Phase::exited); // L2 has called L1
+        ++tried_;
+    }
+    [[nodiscard]] std::uint64_t tried() const { return tried_; }
+    [[nodiscard]] std::uint64_t failed() const { return failed_; }
+
+  private:
+    static lab::Saved in_l2(const lab::Vm& vm) {
+        lab::run_to(vm.machine, guests::Phase::l2);
+        return lab::save(vm);
+    }
+
+    lab::Vm vm_;
+    lab::Saved saved_;
+    std::uint64_t tried_ = 0, failed_ = 0;
+};
+
 struct Count {
     std::uint64_t first = 0, sole = 0, agreed = 0, disagreed = 0, may = 0;
 };
@@ -124,14 +186,22 @@ TEST_CASE("what check() is sure of is what the kernel says, in as many cases as 
         return;
     }
 
+    const WayBack way_back{conditions};
+    RealL2 real_l2;
     std::map<std::string_view, Count> counts;
-    std::uint64_t taken = 0, refused = 0, may_fail = 0, disagreed = 0;
+    std::uint64_t taken = 0, refused = 0, may_fail = 0, disagreed = 0, no_way_back = 0;
     for (std::uint64_t number = 0; number < rules::options.cases; ++number) {
         const auto one = make(number, conditions, places);
         const auto findings = check(one);
         const auto said = ask(one);
         const auto wrong = disagreement(one, findings, said);
         (said.result.value == 0 ? taken : refused) += 1;
+        if (said.result.value != 0) {
+            if (const auto trouble = way_back.go(*one.on); !trouble.empty() && ++no_way_back <= 20)
+                std::println("NO WAY BACK after case {}, {}: {}", number, one.on->name, trouble);
+            if (constexpr std::uint64_t sample = 500; refused % sample == 1)
+                real_l2.go_on_after(one.state);
+        }
         if (findings.verdict() == Certainty::may_fail)
             ++may_fail;
         if (!findings.empty()) {
@@ -161,5 +231,10 @@ TEST_CASE("what check() is sure of is what the kernel says, in as many cases as 
     std::println("count: check() and the kernel, {} cases: {} taken, {} refused, {} of them may fail; {} "
                  "disagreements",
                  rules::options.cases, taken, refused, may_fail, disagreed);
+    std::println(
+        "count: the way back, {} failures: {} without; L2 ran on after {} states, {} of them refused "
+        "while it was active",
+        refused, no_way_back, real_l2.tried(), real_l2.failed());
     CHECK(disagreed == 0);
+    CHECK(no_way_back == 0);
 }

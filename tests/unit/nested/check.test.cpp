@@ -234,6 +234,68 @@ TEST_CASE("bytes that are no state are judged as the kernel would, and nothing b
     CHECK(found(vmx_l2(), destination(VendorId::svm)) == "S1");
 }
 
+TEST_CASE("what KVM takes and does not use is found, and changes no verdict") {
+    auto to = destination(VendorId::svm);
+    const auto found_silent = [&](const Bytes& state) {
+        CHECK(!check(state, to).verdict());
+        CHECK(!kvm::nested::first_refusal(state, to));
+        return found(state, to);
+    };
+    to.svm.features = 1; // nested paging alone
+    CHECK(found_silent(with(svm_l2(), "int_ctl", 1 << 25)) == "M9~");
+    CHECK(found_silent(with(with(svm_l2(), "int_ctl", 1 << 26), "intercepts[3]", 2)) == "M10~");
+    CHECK(found_silent(with(svm_l2(), "misc_ctl2", 1)) == "M11~");
+    CHECK(found_silent(with(svm_l2(), "misc_ctl2", 2)) == "M12~");
+    CHECK(found_silent(with(svm_l2(), "pause_filter_thresh", 1)) == "M13~");
+    CHECK(found_silent(with(svm_l2(), "misc_ctl", 8)) == "M8~");
+    to.svm.features = 0xffff'ffff;
+    CHECK(found_silent(with(svm_l2(), "int_ctl", 1 << 25)).empty());
+    CHECK(found_silent(with(svm_l2(), "misc_ctl2", 3)).empty());
+    auto with_pat = with(svm_l2(), "misc_ctl", 1);
+    unit::put(with_pat, 16, std::uint64_t{0x0007'0406'0007'0406});
+    CHECK(found_silent(with_pat) == "M16~");
+    to.kernel = kvm::nested::KernelVersion{7, 3, 4};
+    CHECK(found_silent(with_pat) == "M16~");
+    to.disabled_quirks = kvm::nested::quirk::nested_svm_shared_pat;
+    CHECK(found_silent(with_pat).empty());
+    CHECK(found_silent(with(svm_l2(), "misc_ctl", 1)) == "M17~");
+    CHECK(found_silent(with(svm_l2(), "intercepts[4]", 1 | 1 << 14)).empty());
+    to.guest.set(Feature::rdpru, false);
+    to.guest.set(Feature::npt, false);
+    CHECK(found_silent(with(svm_l2(), "intercepts[4]", 1 | 1 << 14)) == "M15~");
+    CHECK(found_silent(with(svm_l2(), "misc_ctl", 1)) == "M7~");
+    auto without_l2 = svm_l2();
+    unit::put(without_l2, 0, std::uint16_t{0x100});
+    CHECK(found_silent(without_l2) == "M18~");
+
+    // Nobody knows, and it cannot fail for it.
+    to.svm.features.reset();
+    const auto findings = check(with(svm_l2(), "int_ctl", 1 << 25), to);
+    REQUIRE(findings.size() == 1);
+    CHECK(findings[0].certainty == Certainty::silent);
+    CHECK(findings[0].message().view().find("it may be so, because") != std::string_view::npos);
+
+    to = destination(VendorId::vmx);
+    auto state = vmx_l2();
+    unit::put(state, 0, std::uint16_t{0x101});
+    CHECK(found_silent(state) == "M1~");
+    unit::put(state, 0, std::uint16_t{8});
+    CHECK(found_silent(state) == "M2~");
+    to.enlightened_vmcs = true;
+    unit::put(state, 0, std::uint16_t{4});
+    CHECK(found_silent(state) == "M3~ M4~");
+    state = vmx_l2();
+    unit::put(state, 32, std::uint64_t{1});
+    CHECK(found_silent(state) == "M6~");
+    unit::put(state, 28, std::uint32_t{1});
+    CHECK(found_silent(state).empty());
+    state = vmx_l2();
+    unit::put(state, 0, std::uint16_t{0});
+    unit::put(state, 8, none);
+    unit::put(state, 16, none);
+    CHECK(found_silent(state) == "M5~");
+}
+
 TEST_CASE("explain() finds the rule that fits the answer") {
     const auto to = destination(VendorId::vmx);
     const kvm::nested::Error refused{.code = kvm::nested::Errc::refused,
