@@ -57,6 +57,11 @@ class Checker {
     Destination destination_of(const FoundState& state) {
         return state.on_host ? state.on_host(host_.destination) : host_.destination;
     }
+    /// The host's record says what a vCPU there could at most be; how much of it the guest gets is known only
+    /// of inputs that bring a CPUID.
+    static bool brings_cpuid(const FoundState& state) {
+        return state.on_host && !state.on_host(Destination{}).guest.empty();
+    }
     Verdict answer(Output& out, const StateOfFile& what);
     void show_refused(Output& out, const RefusedMsr& refused, const FoundState& state);
     void show_lost_svm_features(Output& out, const Destination& vcpu, const FoundState& state);
@@ -70,6 +75,7 @@ class Checker {
     const ChosenHost& host_;
     Output out_;
     std::size_t count_ = 0, without_ = 0, failing_ = 0, unclear_ = 0;
+    std::size_t at_most_ = 0;     ///< of those that are taken: by a vCPU with all that the host offers
     bool said_something_ = false; ///< of a state that KVM takes
     bool broken_ = false;         ///< nobody takes what is written
 };
@@ -215,7 +221,9 @@ Verdict Checker::answer(Output& out, const StateOfFile& what) {
         return Verdict::may_fail;
     }
     said_something_ = !out.text().empty();
-    say(out, "verdict", "KVM takes it");
+    say(out, "verdict",
+        brings_cpuid(state) ? "KVM takes it" : "KVM takes it on a vCPU that has all that the host offers");
+    at_most_ += brings_cpuid(state) ? 0 : 1;
     return Verdict::takes;
 }
 
@@ -242,9 +250,10 @@ int Checker::finish(int status) {
     const int answer = failing_ + unclear_ != 0 ? differs : fine;
     if (!arguments_.quiet) {
         const auto on = host_.name.empty() ? "by the bytes alone" : std::format("on {}", host_.name);
-        out_.heading(std::format("{} {} {}: {} fail, {} may fail, {} taken{}", count_,
+        out_.heading(std::format("{} {} {}: {} fail, {} may fail, {} taken{}{}", count_,
                                  count_ == 1 ? "state" : "states", on, failing_, unclear_,
                                  count_ - failing_ - unclear_ - without_,
+                                 at_most_ == 0 ? "" : " by a vCPU that has all that the host offers",
                                  without_ == 0 ? "" : std::format(", {} vCPUs have none", without_)));
     }
     return out_.flush(broken_ ? in_trouble : std::max(status, answer));

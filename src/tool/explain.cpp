@@ -237,12 +237,25 @@ std::expected<std::string, Trouble> message_of(const std::vector<std::string>& w
     return text;
 }
 
+/// A feature that is not one of nesting: whether rules ask for it all the same.
+std::string describe_processor_feature(const std::string& name, const ChosenHost& host) {
+    const auto bit = std::ranges::find(feature_bits, name, &FeatureBit::name);
+    if (bit == feature_bits.end())
+        return std::format("{}: no feature of nested virtualization is called so", name);
+    const auto there = host.destination.host[bit->feature];
+    constexpr std::array registers{"EAX", "EBX", "ECX", "EDX"};
+    return std::format("{}: CPUID.{:X}H:{}[bit {}]{}", name, bit->function,
+                       registers[static_cast<std::size_t>(bit->in)], bit->bit,
+                       there == Known::unknown
+                           ? ""
+                           : std::format("; {} {} it", host.name, there == Known::yes ? "has" : "lacks"));
+}
+
 void show_features(Output& out, const FoundMessage& found, const ChosenHost& host) {
     for (const auto& words : found.words)
         for (const auto& [feature, name, contradicts] : features_in(words)) {
             if (feature == nullptr) {
-                say(out, "feature",
-                    std::format("{}: no feature of nested virtualization is called so", name));
+                say(out, "feature", describe_processor_feature(name, host));
                 continue;
             }
             const auto* layout = find_capability(feature->index);

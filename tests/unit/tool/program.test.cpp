@@ -547,6 +547,10 @@ TEST_CASE("explain knows a message with anything around it") {
               .text.contains("another place"));
     CHECK(of("host doesn't support requested feature: CPUID[eax=8000000Ah].EDX.npt [bit 0]")
               .text.contains("npt: "));
+    CHECK(of("Host CPU does not provide required features: svm")
+              .text.contains("svm: CPUID.80000001H:ECX[bit 2]"));
+    CHECK(of("Host CPU does not provide required features: warp")
+              .text.contains("warp: no feature of nested virtualization"));
     CHECK(shell("$K explain 'error: failed to set MSR 0x10 to 0x0'").text.contains("not one of nested"));
     CHECK(shell("$K explain failed to set MSR 0x48f to 0xffffff00036dfb").status == 0);
     CHECK(shell("$K explain log").status == 0);
@@ -611,6 +615,13 @@ TEST_CASE("probe says why there is nothing") {
         CHECK(shell(std::format("$K probe --device /dev/null {}", how)).status == 2);
     }
     CHECK(shell("$K probe --json --against x").status == 2);
+    // Where there is a KVM, of whatever kind.
+    const Folder folder;
+    write("svm", svm_l2());
+    if (shell("$K probe --json > host").status != 2) {
+        CHECK(shell("$K check --on host svm").text.contains("1 state on host: "));
+        CHECK(shell("$K probe --against host").text.ends_with("this host has all that is known of there\n"));
+    }
 }
 
 } // namespace

@@ -12,6 +12,8 @@ module;
 #include <optional>
 #include <string>
 #include <string_view>
+#include <system_error>
+#include <type_traits>
 #include <utility>
 module kvm.nested.json;
 
