@@ -8,6 +8,8 @@
 #include "support/set_table.hpp"
 #include "support/vmx.hpp"
 
+#include <sys/utsname.h>
+
 namespace {
 
 using lab::must;
@@ -109,12 +111,22 @@ TEST_CASE(
         CHECK(error.effect == kvm::nested::Effect::unchanged);
     }
 
+    utsname system = {};
+    REQUIRE(::uname(&system) == 0);
+    const kvm::nested::Destination to{.vendor = vmx_module() ? kvm::nested::VendorId::vmx
+                                                             : kvm::nested::VendorId::svm,
+                                      .kernel = kvm::nested::kernel_version(system.release),
+                                      .nested = works};
     for (const auto& [flags, size, address, accepted] : rows) {
         CAPTURE(flags);
         CAPTURE(size);
         CAPTURE(address);
         const auto attempted = state(flags, size, address);
         const auto set = lab::raw_set(fd, attempted.data());
+        // X1, on both sides: only this kernel asks whether there is a capacity.
+        const auto first = kvm::nested::first_refusal(attempted, to);
+        CHECK((first && first->rule->id == "X1" && first->certainty == kvm::nested::Certainty::fails)
+              == !works);
         CHECK(set.value == (works && accepted ? 0 : -1));
         if (set.value == 0)
             continue;

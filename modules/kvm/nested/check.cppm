@@ -52,7 +52,7 @@ struct Finding {
     const RuleInfo* rule;
     Certainty certainty;
     std::uint16_t offset; ///< of the field in the state; 0 also where the rule is about the vCPU alone
-    Needs missing;        ///< what is not known: why it may fail, or may be so
+    Needs missing;        ///< may_fail: what is not known
     std::uint64_t value;  ///< of the field
     std::uint64_t bits;   ///< the bits of it that are wrong; 0: the value as a whole
 

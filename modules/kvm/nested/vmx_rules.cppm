@@ -230,7 +230,8 @@ class VmxCase : public StateCase {
 constexpr Judgement VmxCase::fits_enlightened_vmcs() const noexcept {
     using enum vmx::Secondary;
     using vmx::EntryControl, vmx::ExitControl, vmx::PinBased, vmx::Primary;
-    // 6.1 has a list of what is not supported, later kernels one of what is.
+    // 6.1 has a list of what is not supported, and refuses the high half of the VM functions; later kernels
+    // have a list of what is supported.
     const auto without = [this](Name name, std::uint64_t bits) {
         return violated(((*this)[name] & bits) != 0, name, (*this)[name] & bits);
     };
@@ -241,7 +242,7 @@ constexpr Judgement VmxCase::fits_enlightened_vmcs() const noexcept {
                 mask(virtual_interrupt_delivery, virtualize_apic_accesses, apic_register_virtualization,
                      enable_pml, enable_vm_functions, vmcs_shadowing, use_tsc_scaling, pause_loop_exiting)),
         without("vm_exit_controls", mask(ExitControl::save_vmx_preemption_timer_value)),
-        without("vm_function_control", mask(vmx::VmFunction::eptp_switching)));
+        without("vm_function_control", mask(vmx::VmFunction::eptp_switching) | ~std::uint64_t{0xffff'ffff}));
     constexpr std::uint64_t pin_default1 = 0x16, primary_default1 = 0x0401'e172, exit_default1 = 0x0003'6dff,
                             entry_default1 = 0x11ff;
     constexpr auto secondary_up_to_6_12 = mask(

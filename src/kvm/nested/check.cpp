@@ -83,10 +83,11 @@ void ask_all(const std::array<Rule<Case>, Count>& rows, std::span<const RuleInfo
         if (judgement.outcome == Judgement::Outcome::holds)
             continue;
         const bool violated = judgement.outcome == Judgement::Outcome::violated;
-        // What does not fail where it is violated cannot fail where nobody knows.
-        const bool silent = row.certainty == Certainty::silent;
+        // What does not fail where it is violated cannot fail where nobody knows, and is no news there.
+        if (!violated && row.certainty == Certainty::silent)
+            continue;
         const Finding finding{.rule = &catalogue[i],
-                              .certainty = violated || silent ? row.certainty : Certainty::may_fail,
+                              .certainty = violated ? row.certainty : Certainty::may_fail,
                               .offset = judgement.offset,
                               .missing = judgement.missing,
                               .value = value_at(Case::vendor, c, catalogue[i], judgement.offset),
@@ -217,8 +218,8 @@ Text<512> Finding::message() const noexcept {
         if (bits != 0)
             text << ")";
     }
-    if (missing != Needs::bytes) {
-        text << (certainty == Certainty::silent ? "; it may be so, because " : "; it may fail, because ");
+    if (certainty == Certainty::may_fail) {
+        text << "; it may fail, because ";
         const auto* separator = "";
         for (unsigned i = 0; i < 16; ++i)
             if (const auto one = static_cast<Needs>(static_cast<unsigned>(missing) & 1U << i);

@@ -365,6 +365,11 @@ const Boundary vmx_boundaries[] = {
      .base = vmx_base::built,
      .on = "enlightened VMCS, Hyper-V",
      .breaks = {plus(secondary, mask(Secondary::enable_pml))}},
+    {.rule = "C32",
+     .base = vmx_base::built,
+     .on = "enlightened VMCS, Hyper-V",
+     .breaks = {to("vm_function_control", bit(32))},
+     .inside = {to("vm_function_control", 0)}},
     // --- host state
     {.rule = "H1", .base = vmx_base::built, .breaks = {minus("host_cr0", mask(Cr0::ne))}},
     {.rule = "H2", .base = vmx_base::built, .breaks = {minus("host_cr4", mask(Cr4::vmxe))}},
@@ -714,12 +719,12 @@ struct Unproven {
     std::string_view rule, reason;
 };
 const Unproven vmx_unproven[] = {
-    {"X1", "without nesting no vCPU can be made for these conditions: lab-nested-off is run there"},
+    {"X1", "needs a host without nesting: lab-nested-off has it on both sides"},
     {"V7", "V10 is broken with it: in SMM L2 cannot be active, and outside there are no SMM flags"},
     {"G11", "no processor of the lab has MPX: the control that loads BNDCFGS breaks C24 first"},
 };
 const Unproven svm_unproven[] = {
-    {"X1", "without nesting no vCPU can be made for these conditions: lab-nested-off is run there"},
+    {"X1", "needs a host without nesting: lab-nested-off has it on both sides"},
     {"S11", "needs a host without nested paging, and then L1's other pages are not what the others need"},
     {"S16", "KVM_SET_SREGS2 refuses such a CR0, so that no vCPU has it"},
 };
@@ -823,8 +828,7 @@ bool is_rich(const kvm::nested::Destination& to) {
 /// Whether the rule is among the silent findings. Others may be, too: they say nothing of the verdict.
 bool found_silently(const kvm::nested::Findings& findings, std::string_view rule) {
     for (const auto& finding : findings)
-        if (finding.certainty == Certainty::silent && finding.rule->id == rule
-            && finding.missing == kvm::nested::Needs::bytes)
+        if (finding.certainty == Certainty::silent && finding.rule->id == rule)
             return true;
     return false;
 }
