@@ -6,8 +6,10 @@ module;
 #include <bit>
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 #include <span>
 #include <string_view>
+#include <type_traits>
 export module kvm.nested:field;
 import :uapi;
 import :bit_layout;
@@ -90,6 +92,25 @@ constexpr FieldGroup vmcs_group(std::uint32_t encoding) noexcept {
 
 /// The number that a field holds. The page need not be aligned. Of an area: its first 8 bytes at most.
 constexpr std::uint64_t read(std::span<const std::byte> page, const Field& field) noexcept {
+    // One load where the size is one of a number, which compilers do not see in the loop.
+    const auto as = [&]<class T>(T) -> std::uint64_t {
+        T number;
+        std::memcpy(&number, page.data() + field.offset, sizeof number);
+        return number;
+    };
+    if (!std::is_constant_evaluated())
+        switch (field.size) {
+        case 1:
+            return as(std::uint8_t{});
+        case 2:
+            return as(std::uint16_t{});
+        case 4:
+            return as(std::uint32_t{});
+        case 8:
+            return as(std::uint64_t{});
+        default:
+            break;
+        }
     std::uint64_t value = 0;
     for (std::size_t i = field.size < 8 ? field.size : 8; i-- > 0;)
         value = value << 8 | std::to_integer<std::uint64_t>(page[field.offset + i]);

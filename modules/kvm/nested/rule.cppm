@@ -158,12 +158,12 @@ constexpr Judgement holds{};
 /// The first that is violated; else the first that is unknown.
 template <class... More>
 constexpr Judgement all(Judgement first, More... more) noexcept {
-    for (const auto& next : {first, more...}) {
-        if (next.outcome == Judgement::Outcome::violated)
-            return next;
-        if (first.outcome == Judgement::Outcome::holds)
+    const auto consider = [&](Judgement next) {
+        if (first.outcome == Judgement::Outcome::holds
+            || (first.outcome == Judgement::Outcome::unknown && next.outcome == Judgement::Outcome::violated))
             first = next;
-    }
+    };
+    (consider(more), ...);
     return first;
 }
 /// A violation that nobody knows to be one, as the condition of the rule is not known.

@@ -45,6 +45,8 @@ class StateCase {
     constexpr std::size_t given() const noexcept { return uapi::header_size + payload_.size(); }
     constexpr const Destination& to() const noexcept { return *to_; }
     constexpr bool has(std::uint16_t flag) const noexcept { return (header_.flags & flag) != 0; }
+    /// Whether the kernel comes as far as that with this state.
+    constexpr bool reaches(Reached step) const noexcept { return (reached_ & bit(step)) != 0; }
 
     // --- judgements
 
@@ -101,16 +103,19 @@ class StateCase {
             return has_lam == Known::yes ? masked : plain;
         return masked.outcome == plain.outcome ? plain : unknown(Needs::guest_cpuid | Needs::kernel, offset);
     }
+    /// Bits of a linear address with four levels of paging, and with five.
+    static constexpr unsigned narrow_addresses = 48, wide_addresses = 57;
+    /// Whether all bits from the highest of `width` on are the same.
+    static constexpr bool is_canonical(std::uint64_t value, unsigned width) noexcept {
+        const auto shift = 64 - width;
+        return static_cast<std::uint64_t>(static_cast<std::int64_t>(value << shift) >> shift) == value;
+    }
     /// A linear address of 48 bits, or 57 where `wide`, and `more` than that.
     static constexpr Judgement canonical(std::uint64_t value, Known wide, Needs missing, std::uint16_t offset,
                                          unsigned more = 0) noexcept {
-        const auto fits = [&](unsigned width) {
-            const auto shift = 64 - width - more;
-            return static_cast<std::uint64_t>(static_cast<std::int64_t>(value << shift) >> shift) == value;
-        };
-        if (fits(48))
+        if (is_canonical(value, narrow_addresses + more))
             return holds;
-        if (!fits(57))
+        if (!is_canonical(value, wide_addresses + more))
             return violated(true, offset);
         return if_known(negation(wide), missing, violated(true, offset));
     }
@@ -192,10 +197,20 @@ class StateCase {
                    with(nxe, to().guest[Feature::nx], Needs::guest_cpuid));
     }
 
+  protected:
+    constexpr void reach(Reached step) noexcept {
+        reached_ = static_cast<std::uint8_t>(reached_ | bit(step));
+    }
+
   private:
+    static constexpr std::uint8_t bit(Reached step) noexcept {
+        return static_cast<std::uint8_t>(1U << static_cast<unsigned>(step));
+    }
+
     uapi::StateHeader header_;
     std::span<const std::byte> payload_;
     const Destination* to_;
+    std::uint8_t reached_ = bit(Reached::always);
 };
 
 } // namespace kvm::nested

@@ -36,23 +36,15 @@ class SvmCase : public StateCase {
 
     constexpr SvmCase(const uapi::StateHeader& header, std::span<const std::byte> payload,
                       const Destination& to) noexcept
-        : StateCase{header, payload, to}, svm_{std::bit_cast<uapi::SvmHeader>(header.vendor)} {}
+        : StateCase{header, payload, to}, svm_{std::bit_cast<uapi::SvmHeader>(header.vendor)} {
+        if (!has(uapi::state_flag::guest_mode))
+            return;
+        reach(Reached::l2_active);
+        if (header.size >= Svm::capacity && given() >= size_with_vmcb12)
+            reach(Reached::vmcb12);
+    }
 
     constexpr const uapi::SvmHeader& svm() const noexcept { return svm_; }
-
-    constexpr bool reaches(Reached step) const noexcept {
-        switch (step) {
-        case Reached::always:
-            return true;
-        case Reached::l2_active:
-            return has(uapi::state_flag::guest_mode);
-        case Reached::vmcb12:
-            return has(uapi::state_flag::guest_mode) && header().size >= Svm::capacity
-                   && given() >= size_with_vmcb12;
-        default:
-            return false;
-        }
-    }
 
     /// What KVM_SET_NESTED_STATE reads: the control area and the save area.
     static constexpr std::size_t size_with_vmcb12 =

@@ -45,30 +45,24 @@ class VmxCase : public StateCase {
 
     constexpr VmxCase(const uapi::StateHeader& header, std::span<const std::byte> payload,
                       const Destination& to) noexcept
-        : StateCase{header, payload, to}, vmx_{std::bit_cast<uapi::VmxHeader>(header.vendor)} {}
+        : StateCase{header, payload, to}, vmx_{std::bit_cast<uapi::VmxHeader>(header.vendor)} {
+        if (!vmxon())
+            return;
+        reach(Reached::vmx_operation);
+        if (header.size < size_with_vmcs12 || given() < size_with_vmcs12)
+            return;
+        reach(Reached::vmcs12);
+        if (!has(uapi::state_flag::guest_mode))
+            return;
+        reach(Reached::l2_active);
+        if (links_shadow())
+            reach(Reached::shadow_vmcs12);
+    }
 
     constexpr const uapi::VmxHeader& vmx() const noexcept { return vmx_; }
     constexpr bool vmxon() const noexcept { return vmx_.vmxon_pa != uapi::no_address; }
     constexpr bool vmcs12() const noexcept { return vmx_.vmcs12_pa != uapi::no_address; }
     constexpr bool smm_has(std::uint16_t flag) const noexcept { return (vmx_.smm_flags & flag) != 0; }
-
-    constexpr bool reaches(Reached step) const noexcept {
-        switch (step) {
-        case Reached::always:
-            return true;
-        case Reached::vmx_operation:
-            return vmxon();
-        case Reached::vmcs12:
-            return vmxon() && header().size >= size_with_vmcs12 && given() >= size_with_vmcs12;
-        case Reached::l2_active:
-            return reaches(Reached::vmcs12) && has(uapi::state_flag::guest_mode);
-        case Reached::shadow_vmcs12:
-            return reaches(Reached::l2_active) && links_shadow();
-        case Reached::vmcb12:
-            break;
-        }
-        return false;
-    }
 
     /// A field of the vmcs12. Only where Reached::vmcs12 is.
     constexpr std::uint64_t operator[](Name name) const noexcept { return read(payload(), name.field()); }
@@ -154,6 +148,8 @@ class VmxCase : public StateCase {
     /// An MSR's address, or a segment's base. 6.1 takes the width of linear addresses of the vCPU's current
     /// CR4, later kernels that of the host.
     constexpr Judgement canonical_base(Name name, std::uint64_t value) const noexcept {
+        if (is_canonical(value, narrow_addresses)) // on every host, and so are nearly all
+            return holds;
         const auto by_vcpu =
             !to().cr4 ? Known::unknown : known(std::optional{nested::has(*to().cr4, Cr4::la57)});
         const auto by_host = to().host[Feature::la57];
@@ -168,6 +164,8 @@ class VmxCase : public StateCase {
     /// RIP after a VM exit: by the vCPU's CR4 up to 6.12, by L1's from 7.x on.
     constexpr Judgement canonical_host_rip() const noexcept {
         const Name name{"host_rip"};
+        if (is_canonical((*this)[name], narrow_addresses))
+            return holds;
         const auto by_vcpu =
             !to().cr4 ? Known::unknown : known(std::optional{nested::has(*to().cr4, Cr4::la57)});
         const auto by_l1 = known(std::optional{nested::has((*this)["host_cr4"], Cr4::la57)});
@@ -228,6 +226,9 @@ class VmxCase : public StateCase {
 };
 
 constexpr Judgement VmxCase::fits_enlightened_vmcs() const noexcept {
+    const auto enlightened = both(known(to().enlightened_vmcs), to().guest[Feature::hyperv]);
+    if (enlightened == Known::no)
+        return holds;
     using enum vmx::Secondary;
     using vmx::EntryControl, vmx::ExitControl, vmx::PinBased, vmx::Primary;
     // 6.1 has a list of what is not supported, and refuses the high half of the VM functions; later kernels
@@ -286,8 +287,8 @@ constexpr Judgement VmxCase::fits_enlightened_vmcs() const noexcept {
         only("vm_function_control", 0));
     const auto answer =
         either(from_6_12.in(to().kernel), new_answer, old_answer, offset("secondary_vm_exec_control"));
-    return if_known(both(known(to().enlightened_vmcs), to().guest[Feature::hyperv]),
-                    to().enlightened_vmcs ? Needs::guest_cpuid : Needs::enlightened_vmcs, answer);
+    return if_known(enlightened, to().enlightened_vmcs ? Needs::guest_cpuid : Needs::enlightened_vmcs,
+                    answer);
 }
 
 constexpr Judgement VmxCase::link() const noexcept {
