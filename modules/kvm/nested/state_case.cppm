@@ -78,8 +78,11 @@ class StateCase {
         const auto last = value + size - 1;
         if (value >> most != 0 || last >> most != 0)
             return Known::no;
-        if (to().maxphyaddr)
-            return known(std::optional{value >> *to().maxphyaddr == 0 && last >> *to().maxphyaddr == 0});
+        if (to().maxphyaddr) {
+            const unsigned width =
+                *to().maxphyaddr < most ? *to().maxphyaddr : most; // a record may say anything
+            return known(std::optional{value >> width == 0 && last >> width == 0});
+        }
         return value >> least == 0 && last >> least == 0 ? Known::yes : Known::unknown;
     }
     /// A guest physical address of something.

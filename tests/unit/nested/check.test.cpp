@@ -166,6 +166,14 @@ TEST_CASE("addresses are legal up to MAXPHYADDR, and not beyond") {
     CHECK(with_bitmap(beyond - 4096).empty());
     CHECK(with_bitmap(beyond) == "C6");
     CHECK(with_bitmap(0x1008) == "C6");
+    auto absurd = to;
+    absurd.maxphyaddr = std::uint8_t{255}; // a record may say anything; no processor has more than 52
+    const auto at = [&](std::uint64_t address) {
+        return found(with(with(vmx_l2(), "cpu_based_vm_exec_control", 0x9400'6172), "msr_bitmap", address),
+                     absurd);
+    };
+    CHECK(at(beyond).empty());
+    CHECK(at(std::uint64_t{1} << 52) == "C6");
     const auto svm = destination(VendorId::svm);
     CHECK(found(with(svm_l2(), "msrpm_base_pa", beyond - 8192), svm).empty());
     CHECK(found(with(svm_l2(), "msrpm_base_pa", beyond - 4096), svm) == "S13");
