@@ -5,6 +5,7 @@
 #include <cmath>
 #include <thread>
 
+#include "support/cpuid.hpp"
 #include "support/migration.hpp"
 
 #include "guests/images.hpp"
@@ -108,6 +109,35 @@ double clock_ms(const Reading& from, const Reading& to) {
     return (to.nanoseconds - from.nanoseconds) / 1e6;
 }
 
+// --- the local APIC's timer in TSC-deadline mode
+
+constexpr machine::Options with_apic{.supported_cpuid = false, .kernel_apic = true};
+constexpr std::uint32_t tsc_deadline_msr = 0x6e0, timer_vector = 0x40;
+
+/// A register of the local APIC (Intel SDM Vol. 3 section 11.4.1).
+template <class Edit>
+void edit_lapic(const Vm& vm, std::size_t offset, Edit&& edit) {
+    kvm_lapic_state lapic = {};
+    lab::must_ioctl(vm.machine.vcpu_fd(), KVM_GET_LAPIC, &lapic, "KVM_GET_LAPIC");
+    std::uint32_t value = 0;
+    std::memcpy(&value, lapic.regs + offset, sizeof value);
+    if (!edit(value))
+        return;
+    std::memcpy(lapic.regs + offset, &value, sizeof value);
+    lab::must_ioctl(vm.machine.vcpu_fd(), KVM_SET_LAPIC, &lapic, "KVM_SET_LAPIC");
+}
+
+/// Whether the timer's interrupt waits in the IRR. The guest takes none.
+bool timer_fired(const Vm& vm) {
+    constexpr std::size_t interrupt_requests = 0x200;
+    bool fired = false;
+    edit_lapic(vm, interrupt_requests + timer_vector / 32 * 0x10, [&](std::uint32_t& requests) {
+        fired = (requests >> timer_vector % 32 & 1) != 0;
+        return false;
+    });
+    return fired;
+}
+
 // --- devices
 
 constexpr machine::Options with_devices{.kernel_devices = true};
@@ -171,6 +201,55 @@ TEST_CASE("vCPUs restored three seconds apart read one TSC, and kvmclock agrees,
     // Each with the TSC that it was saved with: the second is late by what passed between the two restores.
     CHECK_FALSE(of_each_alone.agrees());
     CHECK(tsc_ms(of_each_alone.first, of_each_alone.second, khz) < -2000);
+}
+
+TEST_CASE("the TSC-deadline timer fires at its TSC after the move, whether the downtime shows or not") {
+    const auto source = lab::prepared_vm(with_apic);
+    lab::SupportedCpuid cpuid{source.machine, KVM_GET_SUPPORTED_CPUID};
+    for (auto& entry : cpuid.entries())
+        if (entry.function == 1)
+            entry.ecx |= 1u << 24; // the mode, which 6.1 and 6.12 leave to user space
+    cpuid.give(source.machine);
+    must(source.machine.load(guests::image_address, IMAGE(clocks)));
+    must(source.machine.start_long_mode(guests::image_address, stack_of(0)));
+    constexpr std::size_t spurious_vector = 0xf0, timer = 0x320;
+    edit_lapic(source, spurious_vector, [](std::uint32_t& value) {
+        constexpr std::uint32_t enabled = 0x100;
+        value |= enabled;
+        return true;
+    });
+    edit_lapic(source, timer, [](std::uint32_t& value) {
+        constexpr std::uint32_t deadline_mode = 2u << 17;
+        value = deadline_mode | timer_vector;
+        return true;
+    });
+    const auto second = std::uint64_t{1000}
+                        * static_cast<std::uint64_t>(::ioctl(source.machine.vcpu_fd(), KVM_GET_TSC_KHZ, 0));
+    const auto deadline = read(source, 0).tsc + second / 4; // a guest that spins is slow under Bochs
+    REQUIRE(lab::set_msr(source.machine, tsc_deadline_msr, deadline));
+    const kvm::nested::VcpuFd of_source{source.machine.vcpu_fd()};
+    const auto vm_state = must(source.whole_vm().save(of_source));
+    const auto vcpu_state = must(source.whole().save());
+
+    for (const auto downtime : {Downtime::hidden, Downtime::visible}) {
+        CAPTURE(static_cast<int>(downtime));
+        const auto vm = lab::bare_vm(with_apic);
+        lab::put_memory(vm, source.machine.memory());
+        const std::array vcpus{vm.whole()};
+        for (const auto& report : must(vm.whole_vm().restore(vm_state, vcpus, {&vcpu_state, 1}, downtime)))
+            lab::check_report(report);
+        CHECK(lab::get_msr(vm.machine, tsc_deadline_msr) == deadline);
+        CHECK(!timer_fired(vm));
+        std::uint64_t before = 0, after = read(vm, 0).tsc; // around the moment at which it was seen to fire
+        while (!timer_fired(vm) && after < deadline + second) {
+            before = after;
+            after = read(vm, 0).tsc;
+        }
+        CHECK(timer_fired(vm));
+        // KVM sets the request some microseconds ahead (kvm's parameter lapic_timer_advance), and then waits.
+        CHECK(after + second / 50'000 >= deadline);
+        CHECK(before < deadline + second / 10);
+    }
 }
 
 TEST_CASE("a guest finds its PICs, its PIT and its IOAPIC as it left them, and does not if they were not "
