@@ -82,23 +82,17 @@ class Checker {
 
 /// The controls that a finding is about, as QEMU takes them from a guest: ",-vmx-vmfunc".
 std::string features_of(const Finding& finding) {
-    struct Row {
-        std::string_view field;
-        std::uint32_t msr;
-    };
-    constexpr auto rows =
-        std::to_array<Row>({{"pin_based_vm_exec_control", vmx::msr::true_pin_based_controls},
-                            {"cpu_based_vm_exec_control", vmx::msr::true_primary_controls},
-                            {"secondary_vm_exec_control", vmx::msr::secondary_controls},
-                            {"vm_exit_controls", vmx::msr::true_exit_controls},
-                            {"vm_entry_controls", vmx::msr::true_entry_controls}});
-    const auto row =
-        std::ranges::find(rows, finding.rule->fields.substr(0, finding.rule->fields.find(", ")), &Row::field);
+    const auto* field = field_at(finding.rule->vendor, finding.offset).field;
+    // The MSR that governs the field, of two the TRUE one.
+    const auto* layout = std::ranges::find_if(capability_layouts, [&](const CapabilityLayout& candidate) {
+        return field != nullptr && candidate.form == CapabilityForm::controls && candidate.true_index == 0
+               && candidate.bit_layout == field->bit_layout;
+    });
     std::string names;
-    if (row != rows.end() && finding.rule->vendor == VendorId::vmx)
+    if (layout != std::ranges::end(capability_layouts))
         for (unsigned bit = 0; bit < 32; ++bit)
             if ((finding.bits & finding.value) >> bit & 1)
-                if (const auto* feature = find_feature(row->msr, bit); feature != nullptr)
+                if (const auto* feature = find_feature(layout->index, bit); feature != nullptr)
                     names += std::format(",-{}", feature->qemu);
     return names;
 }
@@ -171,7 +165,8 @@ void Checker::show_unknown(Output& out, const Findings& findings) {
                 show(out, finding, finding.message().view());
         return;
     }
-    say(out, "may fail", std::format("{} rules, because this is not known: {}", count, names_of(missing)));
+    say(out, "may fail",
+        std::format("{} rules, because this is not known: {}", count, description(missing).view()));
     out << std::format(
         "  {:10}next: {}--all lists them\n", "",
         host_.name.empty()

@@ -114,9 +114,6 @@ int for_each_state(const std::vector<std::string>& files, std::optional<unsigned
 /// @return fine, or in_trouble if it is one
 int complain_if_refused(const StateOfFile& what, std::string_view next_step);
 
-/// "the guest's MAXPHYADDR, the kernel's version"; empty for Needs::bytes.
-std::string names_of(Needs needs);
-
 /// "Intel SDM Vol. 3 section 27.2.1.1"; empty where a rule is KVM's own.
 std::string manual_of(const RuleInfo& rule);
 

@@ -116,15 +116,17 @@ int explain_error(const Explain& arguments) {
         out.heading(title(what));
         say(out, "error", std::format("KVM_SET_NESTED_STATE came back with {}", title_of_error));
         say(out, "because", explanation.message().view());
-        if (explanation.rule)
+        if (explanation.sure())
             say(out, "now", description(explanation.rule->rule->keeps));
         say(out, "verdict",
             !explanation.rule ? "it is not known here"
-            : explanation.sure
+            : explanation.sure()
                 ? std::format("{} is the reason", explanation.rule->rule->id)
-                : std::format("{} is the first that can be the reason; kvm-nested check{} FILE "
-                              "names the others",
+                : std::format("{} is the first that can be the reason{}; kvm-nested check{} "
+                              "FILE names the others",
                               explanation.rule->rule->id,
+                              explanation.latest ? std::format(", {} the last", explanation.latest->rule->id)
+                                                 : std::string{},
                               arguments.on.empty() ? " --on HOST.json" : " --on " + arguments.on));
         all_known = all_known && explanation.rule.has_value();
         return fine;
@@ -303,7 +305,8 @@ int explain_message(const Explain& arguments) {
                 say(out, "MSR",
                     std::format(
                         "{:#x} is {}, a capability MSR of VMX. KVM refuses a value that asks for what the "
-                        "host does not offer, and any value while L1 is in VMX operation",
+                        "host does not offer, and any value while L1 is in VMX operation; from 6.12 on, "
+                        "another value once the vCPU has run, too",
                         index, layout->name));
             if (layout != nullptr && found.numbers.size() > 1)
                 next = show_capability(out, *layout, found.numbers[1], *host, false);

@@ -70,7 +70,8 @@ constexpr auto table = std::to_array<Message>({
              "kvm-nested explain --errno EINVAL --on HOST.json FILE"},
     {.words = "Failed to set nested state",
      .from = "QEMU",
-     .known = "KVM_SET_NESTED_STATE failed. About ninety rules lead there, and the errno is the same for "
+     .known = "KVM_SET_NESTED_STATE failed. Some eighty rules on VMX and thirty on SVM lead there, and the "
+              "errno is the same for "
               "nearly all.",
      .next = "kvm-nested explain --errno EINVAL --on HOST.json FILE says which of them it was; kvm-nested "
              "probe --json "

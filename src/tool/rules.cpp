@@ -4,6 +4,7 @@
 #include "vmstate.hpp"
 
 #include <algorithm>
+#include <array>
 #include <cctype>
 #include <format>
 
@@ -43,7 +44,9 @@ void show(Output& out, const RuleInfo& rule) {
     const auto row = [&](std::string_view what, std::string_view text) {
         out << std::format("  {:12}{}\n", what, text);
     };
-    const bool common = rule.id.starts_with('X') || rule.id.starts_with('P');
+    const bool common = std::ranges::all_of(std::array{VendorId::vmx, VendorId::svm}, [&](VendorId vendor) {
+        return std::ranges::contains(rules(vendor), rule.id, &RuleInfo::id);
+    });
     out.heading(std::format("{} ({}): {}", rule.id, common ? "VMX and SVM" : name(rule.vendor), rule.holds));
     row("if not", rule.certainty == Certainty::silent
                       ? "KVM takes the state without a word, and the vCPU is not what it says"
@@ -51,7 +54,7 @@ void show(Output& out, const RuleInfo& rule) {
     if (rule.certainty != Certainty::silent)
         row("then", description(rule.keeps));
     row("looks at", rule.fields.empty() ? "nothing in the state" : rule.fields);
-    if (const auto needs = names_of(rule.needs); !needs.empty())
+    if (const auto needs = description(rule.needs); !needs.view().empty())
         row("depends on", needs);
     row("kernels", rule.applies.without.empty() ? "all" : text_of(rule.applies.with));
     if (!rule.applies.without.empty())
@@ -62,14 +65,6 @@ void show(Output& out, const RuleInfo& rule) {
 }
 
 } // namespace
-
-std::string names_of(Needs needs) {
-    std::string names;
-    for (unsigned i = 0; i < 16; ++i)
-        if (const auto one = static_cast<Needs>(static_cast<unsigned>(needs) & 1U << i); one != Needs::bytes)
-            names += std::format("{}{}", names.empty() ? "" : ", ", description(one));
-    return names;
-}
 
 std::string manual_of(const RuleInfo& rule) {
     if (rule.manual.empty())
@@ -93,14 +88,16 @@ int run(const Rules& arguments) {
     }
     std::size_t count = 0;
     for (const auto vendor : {VendorId::vmx, VendorId::svm}) {
-        out.heading(
-            std::format("{}{}, in the order in which KVM asks", count == 0 ? "" : "\n", name(vendor)));
+        out.heading(std::format("{}{}, in the order in which KVM asks{}", count == 0 ? "" : "\n",
+                                name(vendor), count == 0 ? "" : "; X1 to X5 and P1 come before, as above"));
         for (const auto& rule : rules(vendor)) {
             if (find_rule(rule.id) != &rule) // common, and said already
                 continue;
-            out << std::format(
-                "  {:5}{:9}{}\n", rule.id,
-                rule.certainty == Certainty::silent ? "silent" : name(rule.answer).substr(0, 8), rule.holds);
+            out << std::format("  {:5}{:11}{}\n", rule.id,
+                               rule.certainty == Certainty::silent ? "silent"
+                               : rule.answer == Answer::positive   ? "returns 2"
+                                                                   : name(rule.answer),
+                               rule.holds);
             ++count;
         }
     }

@@ -104,12 +104,13 @@ std::optional<Finding> first_refusal(std::span<const std::byte> state,
 
 /// Why KVM_SET_NESTED_STATE has refused a state.
 struct Explanation {
-    std::optional<Finding> rule; ///< the one that KVM stopped at
-    /// It must have been this one: it surely fails, and none before it may. Else: it may have been this one.
-    bool sure = false;
+    std::optional<Finding> rule = {};   ///< the first that KVM can have stopped at
+    std::optional<Finding> latest = {}; ///< the one that it cannot have come past; that may be the first
 
+    /// It was `rule`: that surely fails, and none before it may.
+    constexpr bool sure() const noexcept { return rule && rule->certainty == Certainty::fails; }
     /// In a line; where no rule fits, that, and how to see what the kernel says itself.
-    Text<768> message() const noexcept;
+    Text<1280> message() const noexcept;
 };
 
 /// @param error of a KVM_SET_NESTED_STATE of `state` on a vCPU that `destination` describes

@@ -24,22 +24,21 @@ struct NotSet {
     /// KVM's refusal; none: check() foresaw one, and the vCPU has not been touched.
     std::optional<Error> error = {};
     /// The rule that KVM stops at, or has stopped at; none where no rule that is known explains the refusal.
-    std::optional<Finding> rule = {};
-    /// After a refusal: it must have been this rule.
-    bool sure = false;
+    Explanation why = {};
 
     /// What the vCPU has now.
     constexpr Effect effect() const noexcept { return error ? error->effect : Effect::unchanged; }
     /// In a line: what was refused, by which rule, what the vCPU has now, and the way back.
-    inline Text<1024> message() const noexcept {
-        Text<1024> text;
+    inline Text<2048> message() const noexcept {
+        Text<2048> text;
         if (!error) {
-            text << "not tried: KVM would stop at " << rule->message();
-            if (!rule->rule->advice.empty())
-                text << ". Next: " << rule->rule->advice;
+            const auto& rule = *why.latest;
+            text << "not tried: KVM would stop at " << rule.message();
+            if (!rule.rule->advice.empty())
+                text << ". Next: " << rule.rule->advice;
             return text;
         }
-        text << error->message() << " " << Explanation{rule, sure}.message();
+        text << error->message() << " " << why.message();
         if (error->effect != Effect::unchanged)
             text << ". The way back: clear_nested_state(), then set a state that check() finds nothing in";
         return text;
@@ -59,12 +58,9 @@ template <VendorOrAny V, class Ioctl>
     const auto bytes = state.bytes();
     const auto findings = check(bytes, destination);
     if (const auto* refusal = findings.refusal())
-        return std::unexpected(NotSet{.rule = *refusal});
-    if (const auto set = vcpu.set_nested_state(state); !set) {
-        const auto explanation = explain(bytes, destination, set.error());
-        return std::unexpected(
-            NotSet{.error = set.error(), .rule = explanation.rule, .sure = explanation.sure});
-    }
+        return std::unexpected(NotSet{.why = {.rule = *refusal, .latest = *refusal}});
+    if (const auto set = vcpu.set_nested_state(state); !set)
+        return std::unexpected(NotSet{.error = set.error(), .why = explain(bytes, destination, set.error())});
     return {};
 }
 

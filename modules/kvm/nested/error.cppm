@@ -58,19 +58,19 @@ enum class Errc : std::uint8_t {
     smm_without_vmxon,          ///< V2
     vmcs12_without_vmxon,       ///< V3
     flags_without_vmxon,        ///< V4
-    bad_vmxon_address,          ///< V6: unaligned
+    bad_vmxon_address,          ///< V6: unaligned, or beyond 52 bits
     l2_active_in_smm,           ///< V7, V10
     unknown_smm_flags,          ///< V8
     unknown_vmx_flags,          ///< V9
     smm_l2_without_smm_vmxon,   ///< V11
     payload_missing,            ///< V15, S7: the phase needs a vmcs12 or VMCB and there is none
     payload_without_vmcs12,     ///< V17: a vmcs12 without an address, and not enlightened
-    bad_vmcs12_address,         ///< V16: unaligned, or the VMXON region itself
+    bad_vmcs12_address,         ///< V16: the same, or the VMXON region itself
     bad_vmcs12_revision,        ///< V19
     shadow_vmcs12_missing,      ///< V21: the vmcs12 links to a shadow VMCS and the state ends before it
     bad_shadow_vmcs12_revision, ///< V23: or not marked as a shadow VMCS
     flags_of_other_vendor,      ///< S2
-    bad_vmcb12_address,         ///< S6: unaligned
+    bad_vmcb12_address,         ///< S6: unaligned, or beyond 52 bits
     vmrun_not_intercepted,      ///< S9
     asid_zero,                  ///< S10
 };

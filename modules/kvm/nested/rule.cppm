@@ -4,20 +4,12 @@
 // does where it does not hold. The rules themselves are in :vmx_rules and :svm_rules.
 module;
 #include <array>
-#include <bit>
-#include <cstddef>
 #include <cstdint>
 #include <optional>
 #include <span>
 #include <string_view>
 export module kvm.nested:rule;
-import :uapi;
-import :vendor;
-import :field;
-import :header;
-import :vmcs12;
-import :vmcb12;
-import :parts;
+import :text;
 import :error;
 import :destination;
 
@@ -78,8 +70,8 @@ constexpr Needs operator|(Needs a, Needs b) noexcept {
 constexpr Needs operator&(Needs a, Needs b) noexcept {
     return static_cast<Needs>(static_cast<unsigned>(a) & static_cast<unsigned>(b));
 }
-/// "the guest's MAXPHYADDR": of one of them, for "may fail, because ... is not known".
-std::string_view description(Needs) noexcept;
+/// All of them in words, separated by ", ": "the guest's MAXPHYADDR, the kernel's version".
+Text<768> description(Needs) noexcept;
 
 /// How far the kernel has come when it looks at a rule. A rule of a later step is not reached by states that
 /// are done before.
@@ -181,7 +173,9 @@ constexpr Judgement if_known(Known condition, Needs missing, Judgement judgement
 /// One rule.
 template <class Case>
 struct Rule {
-    std::string_view id;          ///< stable: X common, V VMX, C controls, H host state, G guest state, S SVM
+    /// Stable. X common, V VMX, C controls, H host state, G guest state, E entering L2, S SVM; P what KVM
+    /// takes and never gives out, M what it takes and does not use.
+    std::string_view id;
     std::string_view holds;       ///< what must hold, in one sentence
     std::string_view fields = {}; ///< that it is about, separated by ", ", as the kernel spells them
     Needs needs = Needs::bytes;
@@ -193,6 +187,7 @@ struct Rule {
     std::string_view manual = {};   ///< of Intel (SDM Vol. 3) or AMD (APM Vol. 2); empty: KVM's own
     std::optional<Errc> cause = {}; ///< of parse(), which refuses a state that violates it
     std::string_view advice = {};   ///< what to do; empty: the field is to be looked at
+    bool is_last = false;           ///< where it is violated, nothing behind it means anything
     Judgement (*judge)(const Case&) noexcept = nullptr;
 };
 

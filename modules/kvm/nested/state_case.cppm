@@ -54,10 +54,6 @@ class StateCase {
                                         std::uint64_t bits = 0) noexcept {
         return violation ? Judgement{Judgement::Outcome::violated, offset, Needs::bytes, bits} : holds;
     }
-    static constexpr Judgement in_header(bool violation, std::uint16_t offset,
-                                         std::uint64_t bits = 0) noexcept {
-        return violated(violation, offset, bits);
-    }
     static constexpr Judgement unknown(Needs missing, std::uint16_t offset) noexcept {
         return {Judgement::Outcome::unknown, offset, missing, 0};
     }
@@ -229,8 +225,7 @@ inline constexpr auto common_rules = std::to_array<Rule<Case>>({
      .advice = "load the module with nested=1",
      .judge =
          [](const Case& c) noexcept {
-             return if_known(negation(known(c.to().nested)), Needs::nested,
-                             Case::StateCase::violated(true, 0));
+             return if_known(negation(known(c.to().nested)), Needs::nested, c.violated(true, 0));
          }},
     // Where it cannot, there is nothing to ask the others about: check() says so itself.
     {.id = "X2",
@@ -244,9 +239,10 @@ inline constexpr auto common_rules = std::to_array<Rule<Case>>({
      .holds = "the size is at least that of the header, 128",
      .fields = "size",
      .cause = Errc::bad_size,
+     .is_last = true,
      .judge =
          [](const Case& c) noexcept {
-             return c.in_header(c.header().size < uapi::header_size, header_offset("size"));
+             return c.violated(c.header().size < uapi::header_size, header_offset("size"));
          }},
     {.id = "P1",
      .holds = "the size is one that KVM itself reports",
@@ -258,9 +254,9 @@ inline constexpr auto common_rules = std::to_array<Rule<Case>>({
      .judge =
          [](const Case& c) noexcept {
              const auto size = c.header().size;
-             return c.in_header(size > uapi::header_size && size != uapi::header_size + uapi::page_size
-                                    && size != capacity(Case::vendor),
-                                header_offset("size"));
+             return c.violated(size > uapi::header_size && size != uapi::header_size + uapi::page_size
+                                   && size != capacity(Case::vendor),
+                               header_offset("size"));
          }},
     {.id = "X4",
      .holds = "no unknown flag is set",
@@ -269,7 +265,7 @@ inline constexpr auto common_rules = std::to_array<Rule<Case>>({
      .judge =
          [](const Case& c) noexcept {
              const auto unknown = c.header().flags & ~uapi::state_flag::known;
-             return c.in_header(unknown != 0, header_offset("flags"), static_cast<std::uint64_t>(unknown));
+             return c.violated(unknown != 0, header_offset("flags"), static_cast<std::uint64_t>(unknown));
          }},
     {.id = "X5",
      .holds = "an entry is pending only while L2 is active",
@@ -277,8 +273,8 @@ inline constexpr auto common_rules = std::to_array<Rule<Case>>({
      .cause = Errc::run_pending_outside_l2,
      .judge =
          [](const Case& c) noexcept {
-             return c.in_header(c.has(uapi::state_flag::run_pending) && !c.has(uapi::state_flag::guest_mode),
-                                header_offset("flags"), uapi::state_flag::run_pending);
+             return c.violated(c.has(uapi::state_flag::run_pending) && !c.has(uapi::state_flag::guest_mode),
+                               header_offset("flags"), uapi::state_flag::run_pending);
          }},
 });
 

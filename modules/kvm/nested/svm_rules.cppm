@@ -30,7 +30,7 @@ export namespace kvm::nested {
 /// A state and a destination, as the rules of SVM look at them.
 class SvmCase : public StateCase {
   public:
-    using StateCase::has;
+    using StateCase::has, StateCase::violated;
     static constexpr VendorId vendor = VendorId::svm;
     using Name = Vmcb12Fields::Name;
 
@@ -115,9 +115,10 @@ inline constexpr auto svm_rules_after_the_common_ones = std::to_array<Rule<SvmCa
      .needs = Needs::vendor,
      .cause = Errc::unknown_format,
      .advice = "a state goes only to a host of its own vendor",
+     .is_last = true,
      .judge =
          [](const SvmCase& c) noexcept {
-             return c.in_header(c.header().format != Svm::format, header_offset("format"));
+             return c.violated(c.header().format != Svm::format, header_offset("format"));
          }},
     {.id = "S2",
      .holds = "no flag of VMX is set",
@@ -127,7 +128,7 @@ inline constexpr auto svm_rules_after_the_common_ones = std::to_array<Rule<SvmCa
          [](const SvmCase& c) noexcept {
              const auto surplus =
                  c.header().flags & (uapi::state_flag::evmcs | uapi::state_flag::mtf_pending);
-             return c.in_header(surplus != 0, header_offset("flags"), static_cast<std::uint64_t>(surplus));
+             return c.violated(surplus != 0, header_offset("flags"), static_cast<std::uint64_t>(surplus));
          }},
     {.id = "S3",
      .holds = "with EFER.SVME clear the only flag is GIF_SET, which 7.x does not ask for",
@@ -143,7 +144,7 @@ inline constexpr auto svm_rules_after_the_common_ones = std::to_array<Rule<SvmCa
              const auto without_svme =
                  c.to().efer ? known(std::optional{!has(*c.to().efer, Efer::svme)}) : Known::unknown;
              const auto judgement =
-                 if_known(without_svme, Needs::registers, c.in_header(true, header_offset("flags")));
+                 if_known(without_svme, Needs::registers, c.violated(true, header_offset("flags")));
              return flags != 0 ? judgement
                                : if_known(negation(from_7.in(c.to().kernel)), Needs::kernel, judgement);
          }},
@@ -156,7 +157,7 @@ inline constexpr auto svm_rules_after_the_common_ones = std::to_array<Rule<SvmCa
      .judge =
          [](const SvmCase& c) noexcept {
              return if_known(known(c.to().smm), Needs::smm,
-                             c.in_header(true, header_offset("flags"), uapi::state_flag::guest_mode));
+                             c.violated(true, header_offset("flags"), uapi::state_flag::guest_mode));
          }},
     {.id = "S6",
      .holds = "the VMCB is page-aligned and below 2^MAXPHYADDR",
@@ -177,7 +178,7 @@ inline constexpr auto svm_rules_after_the_common_ones = std::to_array<Rule<SvmCa
      .advice = "the state was cut off",
      .judge =
          [](const SvmCase& c) noexcept {
-             return c.in_header(c.header().size < Svm::capacity, header_offset("size"));
+             return c.violated(c.header().size < Svm::capacity, header_offset("size"));
          }},
     {.id = "S8",
      .holds = "the VMCB can be read",
@@ -298,7 +299,7 @@ inline constexpr auto svm_rules_after_the_common_ones = std::to_array<Rule<SvmCa
          [](const SvmCase& c) noexcept {
              if (!c.to().cr0)
                  return c.unknown(Needs::registers, 0);
-             return SvmCase::StateCase::violated(has(*c.to().cr0, Cr0::nw) && !has(*c.to().cr0, Cr0::cd), 0);
+             return c.violated(has(*c.to().cr0, Cr0::nw) && !has(*c.to().cr0, Cr0::cd), 0);
          }},
     {.id = "S17",
      .holds = "L1's CR0 has PG and PE",
@@ -404,7 +405,7 @@ inline constexpr auto svm_rules_after_the_common_ones = std::to_array<Rule<SvmCa
                      : known(std::optional{(*c.to().disabled_quirks & quirk::nested_svm_shared_pat) != 0});
              return if_known(both(own, c.nested_paging()),
                              c.to().disabled_quirks ? Needs::guest_cpuid : Needs::quirks,
-                             c.in_header(true, header_offset("hdr.svm.gpat")));
+                             c.violated(true, header_offset("hdr.svm.gpat")));
          }},
     {.id = "S27",
      .holds = "the vCPU's own CR3, which is L2's, lies below 2^MAXPHYADDR",
@@ -576,7 +577,7 @@ inline constexpr auto svm_rules_after_the_common_ones = std::to_array<Rule<SvmCa
          [](const SvmCase& c) noexcept {
              return c.svm().gpat == 0 ? holds
                                       : if_known(negation(c.own_pat()), c.own_pat_needs(),
-                                                 c.in_header(true, header_offset("hdr.svm.gpat")));
+                                                 c.violated(true, header_offset("hdr.svm.gpat")));
          }},
     {.id = "M17",
      .holds = "where L2 has a PAT of its own, the state has it",
@@ -592,7 +593,7 @@ inline constexpr auto svm_rules_after_the_common_ones = std::to_array<Rule<SvmCa
          [](const SvmCase& c) noexcept {
              return c.svm().gpat != 0 ? holds
                                       : if_known(c.own_pat(), c.own_pat_needs(),
-                                                 c.in_header(true, header_offset("hdr.svm.gpat")));
+                                                 c.violated(true, header_offset("hdr.svm.gpat")));
          }},
     {.id = "M18",
      .holds = "a state without L2 has no VMCB, neither its bytes nor its address",
@@ -604,8 +605,8 @@ inline constexpr auto svm_rules_after_the_common_ones = std::to_array<Rule<SvmCa
          [](const SvmCase& c) noexcept {
              if (c.has(uapi::state_flag::guest_mode))
                  return holds;
-             return all(c.in_header(c.svm().vmcb12_pa != 0, header_offset("hdr.svm.vmcb_pa")),
-                        c.in_header(c.header().size > uapi::header_size, header_offset("size")));
+             return all(c.violated(c.svm().vmcb12_pa != 0, header_offset("hdr.svm.vmcb_pa")),
+                        c.violated(c.header().size > uapi::header_size, header_offset("size")));
          }},
 });
 

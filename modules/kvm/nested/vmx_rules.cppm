@@ -39,7 +39,7 @@ inline constexpr std::size_t size_with_shadow_vmcs12 = size_with_vmcs12 + uapi::
 /// A state and a destination, as the rules of VMX look at them.
 class VmxCase : public StateCase {
   public:
-    using StateCase::has;
+    using StateCase::has, StateCase::violated;
     static constexpr VendorId vendor = VendorId::vmx;
     using Name = Vmcs12Fields::Name;
 
@@ -376,9 +376,10 @@ inline constexpr auto vmx_rules_after_the_common_ones = std::to_array<Rule<VmxCa
      .needs = Needs::vendor,
      .cause = Errc::unknown_format,
      .advice = "a state goes only to a host of its own vendor",
+     .is_last = true,
      .judge =
          [](const VmxCase& c) noexcept {
-             return c.in_header(c.header().format != Vmx::format, header_offset("format"));
+             return c.violated(c.header().format != Vmx::format, header_offset("format"));
          }},
     {.id = "V2",
      .holds = "outside VMX operation the SMM flags are 0",
@@ -386,7 +387,7 @@ inline constexpr auto vmx_rules_after_the_common_ones = std::to_array<Rule<VmxCa
      .cause = Errc::smm_without_vmxon,
      .judge =
          [](const VmxCase& c) noexcept {
-             return c.in_header(!c.vmxon() && c.vmx().smm_flags != 0, header_offset("hdr.vmx.smm.flags"));
+             return c.violated(!c.vmxon() && c.vmx().smm_flags != 0, header_offset("hdr.vmx.smm.flags"));
          }},
     {.id = "V3",
      .holds = "outside VMX operation there is no vmcs12 address",
@@ -394,7 +395,7 @@ inline constexpr auto vmx_rules_after_the_common_ones = std::to_array<Rule<VmxCa
      .cause = Errc::vmcs12_without_vmxon,
      .judge =
          [](const VmxCase& c) noexcept {
-             return c.in_header(!c.vmxon() && c.vmcs12(), header_offset("hdr.vmx.vmcs12_pa"));
+             return c.violated(!c.vmxon() && c.vmcs12(), header_offset("hdr.vmx.vmcs12_pa"));
          }},
     {.id = "V4",
      .holds = "outside VMX operation no flag but EVMCS is set",
@@ -403,8 +404,8 @@ inline constexpr auto vmx_rules_after_the_common_ones = std::to_array<Rule<VmxCa
      .judge =
          [](const VmxCase& c) noexcept {
              const auto surplus = c.header().flags & ~flag::evmcs;
-             return c.in_header(!c.vmxon() && surplus != 0, header_offset("flags"),
-                                static_cast<std::uint64_t>(surplus));
+             return c.violated(!c.vmxon() && surplus != 0, header_offset("flags"),
+                               static_cast<std::uint64_t>(surplus));
          }},
     {.id = "V5",
      .holds = "the guest's CPUID has VMX",
@@ -434,8 +435,8 @@ inline constexpr auto vmx_rules_after_the_common_ones = std::to_array<Rule<VmxCa
      .cause = Errc::l2_active_in_smm,
      .judge =
          [](const VmxCase& c) noexcept {
-             return c.in_header(c.smm_has(uapi::smm_flag::guest_mode) && c.has(flag::guest_mode),
-                                header_offset("hdr.vmx.smm.flags"));
+             return c.violated(c.smm_has(uapi::smm_flag::guest_mode) && c.has(flag::guest_mode),
+                               header_offset("hdr.vmx.smm.flags"));
          }},
     {.id = "V8",
      .holds = "no unknown SMM flag is set",
@@ -444,8 +445,8 @@ inline constexpr auto vmx_rules_after_the_common_ones = std::to_array<Rule<VmxCa
      .judge =
          [](const VmxCase& c) noexcept {
              const auto unknown = c.vmx().smm_flags & ~uapi::smm_flag::known;
-             return c.in_header(unknown != 0, header_offset("hdr.vmx.smm.flags"),
-                                static_cast<std::uint64_t>(unknown));
+             return c.violated(unknown != 0, header_offset("hdr.vmx.smm.flags"),
+                               static_cast<std::uint64_t>(unknown));
          }},
     {.id = "V9",
      .holds = "no unknown flag of the VMX header is set",
@@ -454,7 +455,7 @@ inline constexpr auto vmx_rules_after_the_common_ones = std::to_array<Rule<VmxCa
      .judge =
          [](const VmxCase& c) noexcept {
              const auto unknown = c.vmx().flags & ~uapi::vmx_flag::known;
-             return c.in_header(unknown != 0, header_offset("hdr.vmx.flags"), unknown);
+             return c.violated(unknown != 0, header_offset("hdr.vmx.flags"), unknown);
          }},
     {.id = "V10",
      .holds = "in SMM neither L2 is active nor an entry pending, outside SMM the SMM flags are 0",
@@ -467,7 +468,7 @@ inline constexpr auto vmx_rules_after_the_common_ones = std::to_array<Rule<VmxCa
              const bool of_smm = c.vmx().smm_flags != 0,
                         of_l2 = (c.header().flags & (flag::guest_mode | flag::run_pending)) != 0;
              const auto violated =
-                 c.in_header(true, of_smm ? header_offset("hdr.vmx.smm.flags") : header_offset("flags"));
+                 c.violated(true, of_smm ? header_offset("hdr.vmx.smm.flags") : header_offset("flags"));
              if (!of_smm && !of_l2)
                  return holds;
              if (of_smm && of_l2)
@@ -481,8 +482,8 @@ inline constexpr auto vmx_rules_after_the_common_ones = std::to_array<Rule<VmxCa
      .cause = Errc::smm_l2_without_smm_vmxon,
      .judge =
          [](const VmxCase& c) noexcept {
-             return c.in_header(c.smm_has(uapi::smm_flag::guest_mode) && !c.smm_has(uapi::smm_flag::vmxon),
-                                header_offset("hdr.vmx.smm.flags"));
+             return c.violated(c.smm_has(uapi::smm_flag::guest_mode) && !c.smm_has(uapi::smm_flag::vmxon),
+                               header_offset("hdr.vmx.smm.flags"));
          }},
     {.id = "V12",
      .holds = "EVMCS needs VMX in CPUID and KVM_CAP_HYPERV_ENLIGHTENED_VMCS on the vCPU",
@@ -493,11 +494,19 @@ inline constexpr auto vmx_rules_after_the_common_ones = std::to_array<Rule<VmxCa
          [](const VmxCase& c) noexcept {
              if (!c.has(flag::evmcs))
                  return holds;
-             const auto violated = c.in_header(true, header_offset("flags"), flag::evmcs);
+             const auto violated = c.violated(true, header_offset("flags"), flag::evmcs);
              return all(
                  c.needs_feature(Feature::vmx, header_offset("flags")),
                  if_known(negation(known(c.to().enlightened_vmcs)), Needs::enlightened_vmcs, violated));
          }},
+    // Nothing tells beforehand; behind a failure errno does.
+    {.id = "V14",
+     .holds = "the kernel has memory for what L2 needs",
+     .needs = Needs::kernel_memory,
+     .reached = Reached::vmx_operation,
+     .answer = Answer::enomem,
+     .keeps = Keeps::not_in_vmx_operation,
+     .judge = [](const VmxCase&) noexcept { return holds; }},
     {.id = "V15",
      .holds = "a state without a vmcs12 has neither an address of one nor L2 active nor EVMCS",
      .fields = "size",
@@ -507,9 +516,9 @@ inline constexpr auto vmx_rules_after_the_common_ones = std::to_array<Rule<VmxCa
      .advice = "the state was cut off",
      .judge =
          [](const VmxCase& c) noexcept {
-             return c.in_header(c.header().size < size_with_vmcs12
-                                    && (c.vmcs12() || c.has(flag::evmcs) || c.has(flag::guest_mode)),
-                                header_offset("size"));
+             return c.violated(c.header().size < size_with_vmcs12
+                                   && (c.vmcs12() || c.has(flag::evmcs) || c.has(flag::guest_mode)),
+                               header_offset("size"));
          }},
     {.id = "P2",
      .holds = "an L2 that an SMI interrupted has its vmcs12",
@@ -521,8 +530,8 @@ inline constexpr auto vmx_rules_after_the_common_ones = std::to_array<Rule<VmxCa
      .advice = "KVM takes it, and RSM has no L2 to go back to",
      .judge =
          [](const VmxCase& c) noexcept {
-             return c.in_header(c.smm_has(uapi::smm_flag::guest_mode) && c.header().size < size_with_vmcs12,
-                                header_offset("size"));
+             return c.violated(c.smm_has(uapi::smm_flag::guest_mode) && c.header().size < size_with_vmcs12,
+                               header_offset("size"));
          }},
     {.id = "V16",
      .holds = "the vmcs12 address is page-aligned, below 2^MAXPHYADDR and not the VMXON region",
@@ -537,7 +546,7 @@ inline constexpr auto vmx_rules_after_the_common_ones = std::to_array<Rule<VmxCa
              if (!c.vmcs12())
                  return holds;
              constexpr auto offset = header_offset("hdr.vmx.vmcs12_pa");
-             return all(c.in_header(c.vmx().vmcs12_pa == c.vmx().vmxon_pa, offset),
+             return all(c.violated(c.vmx().vmcs12_pa == c.vmx().vmxon_pa, offset),
                         c.address(c.vmx().vmcs12_pa, uapi::page_size, 1, offset));
          }},
     {.id = "V17",
@@ -549,7 +558,7 @@ inline constexpr auto vmx_rules_after_the_common_ones = std::to_array<Rule<VmxCa
      .advice = "VMX operation without a current VMCS is a state of 128 bytes",
      .judge =
          [](const VmxCase& c) noexcept {
-             return c.in_header(!c.vmcs12() && !c.has(flag::evmcs), header_offset("hdr.vmx.vmcs12_pa"));
+             return c.violated(!c.vmcs12() && !c.has(flag::evmcs), header_offset("hdr.vmx.vmcs12_pa"));
          }},
     {.id = "V18",
      .holds = "the vmcs12 can be read",
@@ -588,7 +597,7 @@ inline constexpr auto vmx_rules_after_the_common_ones = std::to_array<Rule<VmxCa
      .advice = "the state was cut off",
      .judge =
          [](const VmxCase& c) noexcept {
-             return c.in_header(c.header().size < size_with_shadow_vmcs12, header_offset("size"));
+             return c.violated(c.header().size < size_with_shadow_vmcs12, header_offset("size"));
          }},
     {.id = "V22",
      .holds = "the shadow vmcs12 can be read",
@@ -618,7 +627,7 @@ inline constexpr auto vmx_rules_after_the_common_ones = std::to_array<Rule<VmxCa
                  return holds;
              const auto word =
                  read(c.payload().subspan(begin - uapi::header_size), Vmcs12Fields::Name{"hdr"}.field());
-             return c.in_header(word != shadow_vmcs12_revision, begin);
+             return c.violated(word != shadow_vmcs12_revision, begin);
          }},
     // --- execution controls
     {.id = "C1",
@@ -1402,7 +1411,7 @@ inline constexpr auto vmx_rules_after_the_common_ones = std::to_array<Rule<VmxCa
      .answer = Answer::success,
      .judge =
          [](const VmxCase& c) noexcept {
-             return c.in_header(c.has(flag::gif_set), header_offset("flags"), flag::gif_set);
+             return c.violated(c.has(flag::gif_set), header_offset("flags"), flag::gif_set);
          }},
     {.id = "M2",
      .holds = "a pending monitor trap flag is L2's",
@@ -1413,8 +1422,8 @@ inline constexpr auto vmx_rules_after_the_common_ones = std::to_array<Rule<VmxCa
      .advice = "without L2 KVM forgets it",
      .judge =
          [](const VmxCase& c) noexcept {
-             return c.in_header(c.has(flag::mtf_pending) && !c.has(flag::guest_mode), header_offset("flags"),
-                                flag::mtf_pending);
+             return c.violated(c.has(flag::mtf_pending) && !c.has(flag::guest_mode), header_offset("flags"),
+                               flag::mtf_pending);
          }},
     {.id = "M3",
      .holds = "EVMCS comes with a guest whose CPUID has Hyper-V",
@@ -1426,7 +1435,7 @@ inline constexpr auto vmx_rules_after_the_common_ones = std::to_array<Rule<VmxCa
      .judge =
          [](const VmxCase& c) noexcept {
              return c.has(flag::evmcs) ? if_known(negation(c.to().guest[Feature::hyperv]), Needs::guest_cpuid,
-                                                  c.in_header(true, header_offset("flags"), flag::evmcs))
+                                                  c.violated(true, header_offset("flags"), flag::evmcs))
                                        : holds;
          }},
     {.id = "M4",
@@ -1438,7 +1447,7 @@ inline constexpr auto vmx_rules_after_the_common_ones = std::to_array<Rule<VmxCa
      .advice = "the address wins, and EVMCS has no effect",
      .judge =
          [](const VmxCase& c) noexcept {
-             return c.in_header(c.has(flag::evmcs) && c.vmcs12(), header_offset("hdr.vmx.vmcs12_pa"));
+             return c.violated(c.has(flag::evmcs) && c.vmcs12(), header_offset("hdr.vmx.vmcs12_pa"));
          }},
     {.id = "M5",
      .holds = "a state outside VMX operation has no vmcs12",
@@ -1448,7 +1457,7 @@ inline constexpr auto vmx_rules_after_the_common_ones = std::to_array<Rule<VmxCa
      .advice = "KVM does not look at it",
      .judge =
          [](const VmxCase& c) noexcept {
-             return c.in_header(!c.vmxon() && c.header().size > uapi::header_size, header_offset("size"));
+             return c.violated(!c.vmxon() && c.header().size > uapi::header_size, header_offset("size"));
          }},
     {.id = "M6",
      .holds = "a deadline of the VMX-preemption timer has its flag",
@@ -1459,9 +1468,9 @@ inline constexpr auto vmx_rules_after_the_common_ones = std::to_array<Rule<VmxCa
      .advice = "without the flag KVM does not look at it",
      .judge =
          [](const VmxCase& c) noexcept {
-             return c.in_header((c.vmx().flags & uapi::vmx_flag::known) == 0
-                                    && c.vmx().preemption_timer_deadline != 0,
-                                header_offset("hdr.vmx.preemption_timer_deadline"));
+             return c.violated((c.vmx().flags & uapi::vmx_flag::known) == 0
+                                   && c.vmx().preemption_timer_deadline != 0,
+                               header_offset("hdr.vmx.preemption_timer_deadline"));
          }},
 });
 

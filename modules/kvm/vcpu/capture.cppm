@@ -4,10 +4,8 @@
 // yet.
 module;
 #include <expected>
-#include <span>
 export module kvm.vcpu:capture;
 import kvm.nested;
-import :uapi;
 import :error;
 import :state;
 
@@ -23,10 +21,3 @@ export namespace kvm::vcpu {
 [[nodiscard]] Destination destination_of(const VcpuState& state, const Destination& host);
 
 } // namespace kvm::vcpu
-
-namespace kvm::vcpu::detail {
-
-/// Enters what a guest's CPUID says.
-void enter_cpuid(Destination& destination, std::span<const uapi::CpuidEntry> entries);
-
-} // namespace kvm::vcpu::detail

@@ -290,7 +290,6 @@ namespace request {
 using namespace nested::uapi::request;
 inline constexpr unsigned long get_msr_index_list = nested::uapi::detail::iowr(0x02, 4);         ///< /dev/kvm
 inline constexpr unsigned long get_msr_feature_index_list = nested::uapi::detail::iowr(0x0a, 4); ///< /dev/kvm
-inline constexpr unsigned long get_supported_cpuid = nested::uapi::detail::iowr(0x05, 8);        ///< /dev/kvm
 inline constexpr unsigned long enable_cap = nested::uapi::detail::iow(0xa3, sizeof(EnableCap));  ///< VM, vCPU
 inline constexpr unsigned long get_irqchip = nested::uapi::detail::iowr(0x62, sizeof(Irqchip));  ///< VM
 inline constexpr unsigned long set_irqchip = nested::uapi::detail::ior(0x63, sizeof(Irqchip));   ///< VM

@@ -94,8 +94,7 @@ void ask_all(const std::array<Rule<Case>, Count>& rows, std::span<const RuleInfo
                               .bits = judgement.bits};
         if (!found(finding))
             return;
-        // Behind a header that cannot be, or of the other vendor, nothing means anything.
-        if (violated && (row.id == "X3" || row.id == "V1" || row.id == "S1"))
+        if (violated && row.is_last)
             return;
     }
 }
@@ -176,23 +175,15 @@ std::optional<Finding> first_refusal(std::span<const std::byte> state,
 Explanation explain(std::span<const std::byte> state, const Destination& destination,
                     const Error& error) noexcept {
     Explanation explanation;
-    bool only_one = true;
     ask(state, destination, [&](const Finding& finding) {
         if (finding.certainty == Certainty::silent || !fits(finding.rule->answer, error))
             return true;
-        if (finding.certainty == Certainty::fails) {
-            // KVM cannot have come past this one.
-            only_one = only_one && !explanation.rule;
-            if (!explanation.rule || explanation.rule->certainty == Certainty::may_fail)
-                explanation.rule = finding;
-            return false;
-        }
-        only_one = only_one && !explanation.rule;
         if (!explanation.rule)
             explanation.rule = finding;
-        return true;
+        if (finding.certainty == Certainty::fails)
+            explanation.latest = finding;
+        return !explanation.latest;
     });
-    explanation.sure = only_one && explanation.rule && explanation.rule->certainty == Certainty::fails;
     return explanation;
 }
 
@@ -218,31 +209,25 @@ Text<512> Finding::message() const noexcept {
         if (bits != 0)
             text << ")";
     }
-    if (certainty == Certainty::may_fail) {
-        text << "; it may fail, because ";
-        const auto* separator = "";
-        for (unsigned i = 0; i < 16; ++i)
-            if (const auto one = static_cast<Needs>(static_cast<unsigned>(missing) & 1U << i);
-                one != Needs::bytes) {
-                text << separator << description(one);
-                separator = " and ";
-            }
-        text << " is not known";
-    }
+    if (certainty == Certainty::may_fail)
+        text << "; it may fail, because this is not known: " << description(missing);
     return text;
 }
 
-Text<768> Explanation::message() const noexcept {
-    Text<768> text;
+Text<1280> Explanation::message() const noexcept {
+    Text<1280> text;
     if (!rule) {
         text << "no rule that is known explains it. Next: enable the kernel's trace event "
                 "kvm:kvm_nested_vmenter_failed and try again: it names the check of the vmcs12 or VMCB that "
                 "failed; failures of the header leave no trace";
         return text;
     }
-    text << (sure ? "KVM stopped at " : "KVM may have stopped at ") << rule->message();
-    if (!rule->rule->advice.empty())
-        text << ". Next: " << rule->rule->advice;
+    text << (sure() ? "KVM stopped at " : "KVM may have stopped at ") << rule->message();
+    if (latest && !sure())
+        text << "; and at the latest at " << latest->message();
+    const auto& last = latest ? *latest : *rule;
+    if (!last.rule->advice.empty())
+        text << ". Next: " << last.rule->advice;
     return text;
 }
 

@@ -55,7 +55,7 @@ std::string_view description(Keeps keeps) noexcept {
     return "?";
 }
 
-std::string_view description(Needs needs) noexcept {
+Text<768> description(Needs needs) noexcept {
     constexpr auto descriptions = std::to_array<std::string_view>({
         "the kernel's version",
         "whether the host nests guests",
@@ -74,10 +74,11 @@ std::string_view description(Needs needs) noexcept {
         "the kernel's memory",
         "the destination's vendor",
     });
+    Text<768> text;
     for (std::size_t i = 0; i < descriptions.size(); ++i)
-        if (((static_cast<unsigned>(needs) >> i) & 1) != 0)
-            return descriptions[i];
-    return "";
+        if ((static_cast<unsigned>(needs) >> i & 1) != 0)
+            text << (text.view().empty() ? "" : ", ") << descriptions[i];
+    return text;
 }
 
 std::optional<KernelVersion> kernel_version(std::string_view release) noexcept {

@@ -26,6 +26,13 @@ struct MsrBlock {
     std::array<uapi::Msr, capacity> entries; // not initialised
 };
 
+/// The same for one MSR.
+struct OneMsr {
+    std::uint32_t count = 1, padding = 0;
+    uapi::Msr entry;
+    explicit OneMsr(std::uint32_t index) : entry{.index = index, .reserved = 0, .value = 0} {}
+};
+
 /// The kernel's argument of KVM_GET_MSR_INDEX_LIST.
 struct MsrList {
     std::uint32_t count;
@@ -128,10 +135,9 @@ Result VcpuCalls::read_msrs(std::vector<uapi::Msr>& msrs) const {
 }
 
 std::expected<std::vector<uapi::CpuidEntry>, Error> VcpuCalls::supported_cpuid() const {
-    struct {
-        std::uint32_t count = uapi::cpuid_limit, padding = 0;
-        std::array<uapi::CpuidEntry, uapi::cpuid_limit> entries{};
-    } block;
+    CpuidBlock block;
+    block.count = uapi::cpuid_limit;
+    block.padding = 0;
     const auto got = ioctl(system.number, uapi::request::get_supported_cpuid, &block);
     if (got.value != 0)
         return std::unexpected(system_failed(uapi::request::get_supported_cpuid, got));
@@ -141,20 +147,13 @@ std::expected<std::vector<uapi::CpuidEntry>, Error> VcpuCalls::supported_cpuid()
 }
 
 std::optional<std::uint64_t> VcpuCalls::feature_msr(std::uint32_t index) const {
-    struct {
-        std::uint32_t count = 1, padding = 0;
-        uapi::Msr entry{};
-    } block;
-    block.entry.index = index;
+    OneMsr block{index};
     return ioctl(system.number, uapi::request::get_msrs, &block).value == 1 ? std::optional{block.entry.value}
                                                                             : std::nullopt;
 }
 
 std::expected<std::uint64_t, Error> VcpuCalls::read_tsc() const {
-    struct {
-        std::uint32_t count = 1, padding = 0;
-        uapi::Msr entry{.index = uapi::msr::tsc, .reserved = 0, .value = 0};
-    } block;
+    OneMsr block{uapi::msr::tsc};
     const auto got = ioctl(vcpu.number, uapi::request::get_msrs, &block);
     if (got.value < 0)
         return std::unexpected(vcpu_failed(uapi::request::get_msrs, got));

@@ -7,6 +7,13 @@
 
 namespace kvm::vcpu::detail {
 
+/// The kernel's argument of KVM_GET_CPUID2, KVM_SET_CPUID2 and KVM_GET_SUPPORTED_CPUID.
+struct CpuidBlock {
+    std::uint32_t count;
+    std::uint32_t padding;
+    std::array<uapi::CpuidEntry, uapi::cpuid_limit> entries; // not initialised
+};
+
 /// The descriptors and the run page of one vCPU. All of this library that asks the kernel goes through it.
 struct VcpuCalls {
     Operation operation; ///< what the caller called

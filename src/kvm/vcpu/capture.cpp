@@ -14,7 +14,6 @@ module kvm.vcpu;
 #include "calls.hpp"
 
 namespace kvm::vcpu {
-namespace detail {
 namespace {
 
 const uapi::CpuidEntry* find(std::span<const uapi::CpuidEntry> entries, std::uint32_t function,
@@ -67,8 +66,7 @@ std::uint64_t perf_global_ctrl_of(std::span<const uapi::CpuidEntry> entries) noe
     return ones(general) | ones(fixed) << 32;
 }
 
-} // namespace
-
+/// Enters what a guest's CPUID says.
 void enter_cpuid(Destination& destination, std::span<const uapi::CpuidEntry> entries) {
     destination.guest = features_of(entries);
     constexpr std::uint32_t address_sizes = 0x8000'0008;
@@ -82,7 +80,7 @@ void enter_cpuid(Destination& destination, std::span<const uapi::CpuidEntry> ent
     destination.perf_global_ctrl = destination.perf_global_ctrl.value_or(counters) & counters;
 }
 
-} // namespace detail
+} // namespace
 
 std::expected<Destination, Error> capture_host(SystemFd system, IoctlRef ioctl) {
     const detail::VcpuCalls calls{Operation::capture, system, VmFd{-1}, VcpuFd{-1}, nullptr, ioctl};
@@ -101,7 +99,7 @@ std::expected<Destination, Error> capture_host(SystemFd system, IoctlRef ioctl) 
         host.kernel = kernel_version(names.release);
 
     if (const auto entries = calls.supported_cpuid()) {
-        detail::enter_cpuid(host, *entries);
+        enter_cpuid(host, *entries);
         host.host = host.guest;
         host.nested_paging = host.guest[Feature::npt] == Known::yes;
     }
@@ -117,7 +115,7 @@ std::expected<Destination, Error> capture_host(SystemFd system, IoctlRef ioctl) 
 
 Destination destination_of(const VcpuState& state, const Destination& host) {
     auto vcpu = host;
-    detail::enter_cpuid(vcpu, state.cpuid);
+    enter_cpuid(vcpu, state.cpuid);
     for (const auto* msrs : {&state.feature_msrs, &state.msrs})
         for (const auto& msr : *msrs)
             vcpu.vmx.set(msr.index, msr.value);

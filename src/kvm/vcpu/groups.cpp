@@ -21,17 +21,6 @@ namespace kvm::vcpu::detail {
 
 // --- cpuid
 
-namespace {
-
-/// The kernel's argument of KVM_GET_CPUID2 and KVM_SET_CPUID2.
-struct CpuidBlock {
-    std::uint32_t count;
-    std::uint32_t padding;
-    std::array<uapi::CpuidEntry, uapi::cpuid_limit> entries; // not initialised
-};
-
-} // namespace
-
 Result save_cpuid(const Saving& saving) {
     // Linux 6.1 does not write the count back on success, so the entries that it leaves alone have to be told
     // by what they were: no CPUID has this function.

@@ -719,6 +719,7 @@ struct Unproven {
     std::string_view rule, reason;
 };
 const Unproven vmx_unproven[] = {
+    {"V14", "the kernel of the lab does not run out of memory"},
     {"X1", "needs a host without nesting: lab-nested-off has it on both sides"},
     {"V7", "V10 is broken with it: in SMM L2 cannot be active, and outside there are no SMM flags"},
     {"G11", "no processor of the lab has MPX: the control that loads BNDCFGS breaks C24 first"},

@@ -245,6 +245,8 @@ Condition made(const Recipe& recipe, bool vmx, const kvm::nested::Destination& h
         lab::set_sregs(machine, condition.sregs);
         condition.good = good_svm();
     }
+    if (host.host[kvm::nested::Feature::shstk] == kvm::nested::Known::yes)
+        condition.one_regs = lab::must(condition.vm.whole().save()).one_regs;
     condition.reset();
     condition.to = lab::must(condition.vm.whole().capture(host));
     return condition;

@@ -28,6 +28,7 @@ struct Condition {
     lab::Vm vm;
     kvm::nested::Destination to;
     kvm_sregs2 sregs{};
+    std::vector<kvm::vcpu::uapi::OneReg> one_regs = {}; ///< with shadow stacks: SSP
     bool smm = false;
     std::vector<lab::Bytes> good; ///< states to change; the first of them this vCPU takes
     unsigned maxphyaddr = lab::maxphyaddr;
@@ -41,8 +42,22 @@ struct Condition {
             lab::set_smm(machine(), false);
         lab::must(lab::nested(machine()).clear_nested_state());
         lab::set_sregs(machine(), sregs);
+        reset_shadow_stacks();
         if (smm)
             lab::set_smm(machine(), true);
+    }
+
+    /// KVM takes L2's CET state from the vCPU's where no entry is pending, and leaves there what an L2 had.
+    void reset_shadow_stacks() const {
+        for (auto reg : one_regs) {
+            const kvm::vcpu::uapi::OneRegAddress argument{reg.id,
+                                                          reinterpret_cast<std::uintptr_t>(&reg.value)};
+            lab::must_ioctl(fd(), kvm::vcpu::uapi::request::set_one_reg, &argument, "KVM_SET_ONE_REG");
+        }
+        if (!one_regs.empty())
+            for (const std::uint32_t msr : {0x6a2u, 0x6a8u}) // IA32_S_CET, IA32_INTERRUPT_SSP_TABLE_ADDR
+                if (!lab::set_msr(machine(), msr, 0))
+                    lab::give_up("an MSR of CET cannot be cleared");
     }
 };
 

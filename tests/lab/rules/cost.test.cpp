@@ -22,7 +22,7 @@ std::uint64_t least(Function&& function) {
 
 } // namespace
 
-TEST_CASE("check() takes a small part of the time of the ioctl") {
+TEST_CASE("what check() takes beside the ioctl") {
     const auto& conditions = rules::conditions();
     const auto& on = conditions[0];
     const auto& state = on.good[0];

@@ -310,7 +310,7 @@ TEST_CASE("explain() finds the rule that fits the answer") {
     auto explanation = kvm::nested::explain(with(vmx_l2(), "guest_activity_state", 2), to, refused);
     REQUIRE(explanation.rule);
     CHECK(explanation.rule->rule->id == "G13");
-    CHECK(explanation.sure);
+    CHECK(explanation.sure());
     CHECK(explanation.message().view().starts_with("KVM stopped at G13"));
 
     auto entry_failed = refused;
@@ -329,7 +329,25 @@ TEST_CASE("explain() finds the rule that fits the answer") {
     explanation = kvm::nested::explain(vmx_l2(), without_smm, refused);
     REQUIRE(explanation.rule);
     CHECK(explanation.rule->rule->id == "V10");
-    CHECK(!explanation.sure);
+    CHECK(!explanation.sure());
+}
+
+TEST_CASE("explain() names the first rule that it can have been, and the one that it was at the latest") {
+    auto to = destination(VendorId::vmx);
+    to.smm.reset();
+    const kvm::nested::Error refused{.code = kvm::nested::Errc::refused,
+                                     .operation = kvm::nested::Operation::set_nested_state,
+                                     .raw_result = -1,
+                                     .error_number = 22};
+    const auto explanation = kvm::nested::explain(with(vmx_l2(), "guest_activity_state", 2), to, refused);
+    REQUIRE(explanation.rule);
+    REQUIRE(explanation.latest);
+    CHECK(explanation.rule->rule->id == "V10");
+    CHECK(explanation.latest->rule->id == "G13");
+    CHECK(!explanation.sure());
+    const auto text = explanation.message();
+    CHECK(text.view().starts_with("KVM may have stopped at V10"));
+    CHECK(text.view().find("; and at the latest at G13") != std::string_view::npos);
 }
 
 TEST_CASE("the catalogue has every rule once, in the kernel's order, each with a sentence") {
@@ -361,7 +379,7 @@ TEST_CASE("checked_set() does not touch a vCPU that would surely refuse") {
     REQUIRE(!refused);
     CHECK(kernel.sets() == 0);
     CHECK(!refused.error().error);
-    CHECK(refused.error().rule->rule->id == "G13");
+    CHECK(refused.error().why.rule->rule->id == "G13");
     CHECK(refused.error().effect() == kvm::nested::Effect::unchanged);
     CHECK(refused.error().message().view().starts_with("not tried: KVM would stop at G13"));
 
@@ -383,13 +401,13 @@ TEST_CASE("a refusal that checked_set() did not foresee comes with the rule that
     auto refused = kvm::nested::checked_set(vcpu, *state, to);
     REQUIRE(!refused);
     REQUIRE(refused.error().error);
-    CHECK(!refused.error().rule);
+    CHECK(!refused.error().why.rule);
     CHECK(refused.error().message().view().find("kvm_nested_vmenter_failed") != std::string_view::npos);
 
     to.smm.reset();
     refused = kvm::nested::checked_set(vcpu, *state, to);
     REQUIRE(!refused);
-    REQUIRE(refused.error().rule);
-    CHECK(refused.error().rule->rule->id == "V10");
-    CHECK(!refused.error().sure);
+    REQUIRE(refused.error().why.rule);
+    CHECK(refused.error().why.rule->rule->id == "V10");
+    CHECK(!refused.error().why.sure());
 }
