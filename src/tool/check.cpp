@@ -84,12 +84,12 @@ class Checker {
 std::string features_of(const Finding& finding) {
     const auto* field = field_at(finding.rule->vendor, finding.offset).field;
     // The MSR that governs the field, of two the TRUE one.
-    const auto* layout = std::ranges::find_if(capability_layouts, [&](const CapabilityLayout& candidate) {
+    const auto layout = std::ranges::find_if(capability_layouts, [&](const CapabilityLayout& candidate) {
         return field != nullptr && candidate.form == CapabilityForm::controls && candidate.true_index == 0
                && candidate.bit_layout == field->bit_layout;
     });
     std::string names;
-    if (layout != std::ranges::end(capability_layouts))
+    if (layout != capability_layouts.end())
         for (unsigned bit = 0; bit < 32; ++bit)
             if ((finding.bits & finding.value) >> bit & 1)
                 if (const auto* feature = find_feature(layout->index, bit); feature != nullptr)

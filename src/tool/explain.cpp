@@ -145,8 +145,7 @@ std::string show_capability(Output& out, const CapabilityLayout& layout, std::ui
         describe(layout, value, out.sink());
     if (!can_be_set(layout) && vmx::Capabilities::has_place_for(layout.index))
         return "nobody can set it: KVM works it out itself, of the TRUE MSRs and CPUID, or does not have it; "
-               "leave "
-               "it out";
+               "leave it out";
     if (!offered)
         return {};
     vmx::Capabilities wanted;

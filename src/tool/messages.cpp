@@ -18,6 +18,10 @@ constexpr std::string_view probe_it = "on the destination: kvm-nested probe --js
                                       "kvm-nested explain --on HOST.json and this "
                                       "message again";
 
+constexpr std::string_view fewer_msrs =
+    "KVM_SET_MSRS has written fewer MSRs than QEMU gave it, since KVM refused one, and QEMU ends. Which one "
+    "stands in the line \"failed to set MSR\" before it.";
+
 constexpr auto table = std::to_array<Message>({
     {.words = "failed to set MSR {x} to {x}",
      .from = "QEMU",
@@ -30,32 +34,24 @@ constexpr auto table = std::to_array<Message>({
      .next = "run a processor model that does not ask for it, or a kernel that has it"},
     {.words = "kvm_buf_set_msrs: Assertion `ret == cpu->kvm_msr_buf->nmsrs' failed",
      .from = "QEMU",
-     .known =
-         "KVM_SET_MSRS has written fewer MSRs than QEMU gave it, since KVM refused one, and QEMU ends. Which "
-         "one stands in the line \"failed to set MSR\" before it.",
+     .known = fewer_msrs,
      .next = "paste that line, too"},
     {.words = "kvm_buf_set_msrs: Assertion ret == cpu->kvm_msr_buf->nmsrs failed",
      .from = "QEMU",
-     .known =
-         "KVM_SET_MSRS has written fewer MSRs than QEMU gave it, since KVM refused one, and QEMU ends. Which "
-         "one stands in the line \"failed to set MSR\" before it.",
+     .known = fewer_msrs,
      .next = "paste that line, too"},
     {.words = "host doesn't support requested feature: {r}",
      .from = "QEMU",
-     .known =
-         "the processor model asks for a feature that KVM does not offer on this host. Without \"enforce\" "
-         "the guest starts without it; a vCPU that was saved with it does not come up.",
+     .known = "the processor model asks for a feature that KVM does not offer on this host. Without "
+              "\"enforce\" the guest starts without it; a vCPU that was saved with it does not come up.",
      .next = "run the source without it as well, or go to a host that has it; kvm-nested probe --against "
-             "HOST.json "
-             "tells what two hosts do not share"},
+             "HOST.json tells what two hosts do not share"},
     {.words = "guest CPU doesn't match specification: missing features: {r}",
      .from = "libvirt",
      .known = "the guest was started with features that KVM does not offer on this host, and libvirt does "
-              "not go on "
-              "without them.",
+              "not go on without them.",
      .next = "disable them in the domain on the source (<feature policy='disable' .../>), or go to a host "
-             "that has "
-             "them; kvm-nested probe --against HOST.json tells what two hosts do not share"},
+             "that has them; kvm-nested probe --against HOST.json tells what two hosts do not share"},
     {.words = "Host CPU does not provide required features: {r}",
      .from = "libvirt",
      .known = "the domain requires features that KVM does not offer on this host.",
@@ -63,43 +59,36 @@ constexpr auto table = std::to_array<Message>({
     {.words = "Failed to put registers after {w}: Invalid argument",
      .from = "QEMU",
      .known = "one of the ioctls that fill a vCPU came back with EINVAL: special registers, MSRs, the nested "
-              "state, "
-              "events. QEMU does not say which.",
+              "state, events. QEMU does not say which.",
      .next = "newer QEMU names the ioctl; strace -f -e trace=ioctl on it does, too. If it is "
-             "KVM_SET_NESTED_STATE: "
-             "kvm-nested explain --errno EINVAL --on HOST.json FILE"},
+             "KVM_SET_NESTED_STATE: kvm-nested explain --errno EINVAL --on HOST.json FILE"},
     {.words = "Failed to set nested state",
      .from = "QEMU",
      .known = "KVM_SET_NESTED_STATE failed. Some eighty rules on VMX and thirty on SVM lead there, and the "
-              "errno is the same for "
-              "nearly all.",
+              "errno is the same for nearly all.",
      .next = "kvm-nested explain --errno EINVAL --on HOST.json FILE says which of them it was; kvm-nested "
-             "probe --json "
-             "on the destination writes HOST.json"},
+             "probe --json on the destination writes HOST.json"},
     {.words = "Failed to set special registers",
      .from = "QEMU or Cloud Hypervisor",
-     .known = "KVM_SET_SREGS failed, before the nested state was set: a bit of CR0, CR4 or EFER that the "
-              "vCPU's CPUID "
-              "or this host does not have, or an address above MAXPHYADDR. Newer kernels check more.",
+     .known =
+         "KVM_SET_SREGS failed, before the nested state was set: a bit of CR0, CR4 or EFER that the vCPU's "
+         "CPUID or this host does not have, or an address above MAXPHYADDR. Newer kernels check more.",
      .next = save_it},
     {.words = "error while loading state for instance {x} of device 'cpu'",
      .from = "QEMU",
      .known = "a vCPU's section of the stream was not taken: it does not fit this machine type or processor "
-              "model, or "
-              "KVM refused what it says. The line does not say which; the number is the vCPU's.",
+              "model, or KVM refused what it says. The line does not say which; the number is the vCPU's.",
      .next = "look at the lines before it. The stream itself can be looked into: kvm-nested check --on "
              "HOST.json STREAM"},
     {.words = "load of migration failed: Invalid argument",
      .from = "QEMU",
      .known = "the incoming migration ended with EINVAL. This is the last line of any such failure, and says "
-              "nothing "
-              "of the cause.",
+              "nothing of the cause.",
      .next = "paste the lines before it, too"},
     {.words = "Could not set the vCPU state",
      .from = "Cloud Hypervisor",
      .known = "an ioctl that fills a vCPU failed while a snapshot or a migration was restored. What follows "
-              "in the "
-              "message names it.",
+              "in the message names it.",
      .next = "kvm-nested check --on HOST.json state.json"},
     {.words = "Detected faulty MSR {x} while setting MSRs",
      .from = "Cloud Hypervisor",
@@ -109,29 +98,25 @@ constexpr auto table = std::to_array<Message>({
     {.words = "Failed to set Msr entries",
      .from = "Cloud Hypervisor",
      .known = "KVM_SET_MSRS failed as a whole, which is not about a value: a refused value ends it early, "
-              "without an "
-              "error.",
+              "without an error.",
      .next = "look at the errno that follows in the message"},
     {.words = "Failed to set all KVM MSRs for this vCPU. Only a partial write was done.",
      .from = "Firecracker",
      .known = "KVM_SET_MSRS has written fewer MSRs than it was given, since KVM refused one. Firecracker "
-              "does not say "
-              "which.",
+              "does not say which.",
      .next = "compare the hosts: kvm-nested probe --json on the one, kvm-nested probe --against HOST.json on "
              "the other"},
     {.words = "Failed to set KVM vcpu sregs: {r}",
      .from = "Firecracker",
      .known = "KVM_SET_SREGS failed: a bit of CR0, CR4 or EFER that the vCPU's CPUID or this host does not "
-              "have, or an "
-              "address above MAXPHYADDR.",
+              "have, or an address above MAXPHYADDR.",
      .next = "compare the hosts: kvm-nested probe --json on the one, kvm-nested probe --against HOST.json on "
              "the other"},
     {.words = "Invalid argument (os error 22)",
      .from = "a program in Rust",
      .known = "a system call came back with EINVAL. rust-vmm's errors say so and nothing else of an ioctl.",
      .next = "find out which ioctl it was: strace -f -e trace=ioctl. If it was KVM_SET_NESTED_STATE: "
-             "kvm-nested explain "
-             "--errno EINVAL FILE",
+             "kvm-nested explain --errno EINVAL FILE",
      .weak = true},
 });
 

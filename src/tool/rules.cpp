@@ -88,8 +88,8 @@ int run(const Rules& arguments) {
     }
     std::size_t count = 0;
     for (const auto vendor : {VendorId::vmx, VendorId::svm}) {
-        out.heading(std::format("{}{}, in the order in which KVM asks{}", count == 0 ? "" : "\n",
-                                name(vendor), count == 0 ? "" : "; X1 to X5 and P1 come before, as above"));
+        out.heading(
+            std::format("{}{}, in the order in which KVM asks", count == 0 ? "" : "\n", name(vendor)));
         for (const auto& rule : rules(vendor)) {
             if (find_rule(rule.id) != &rule) // common, and said already
                 continue;
@@ -101,7 +101,9 @@ int run(const Rules& arguments) {
             ++count;
         }
     }
-    out << std::format("\n{} rules; kvm-nested rules ID says more of one\n", count);
+    out << std::format(
+        "\n{} rules; kvm-nested rules ID says more of one. X1 to X5 and P1 KVM asks first on SVM, too.\n",
+        count);
     return out.flush(fine);
 }
 
