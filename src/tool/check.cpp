@@ -80,8 +80,11 @@ class Checker {
     bool broken_ = false;         ///< nobody takes what is written
 };
 
-/// The controls that a finding is about, as QEMU takes them from a guest: ",-vmx-vmfunc".
+/// The controls that the destination lacks, as QEMU takes them from a guest: ",-vmx-vmfunc". None where a
+/// rule is about controls that do not fit each other.
 std::string features_of(const Finding& finding) {
+    if ((finding.rule->needs & Needs::capabilities) == Needs::bytes)
+        return {};
     const auto* field = field_at(finding.rule->vendor, finding.offset).field;
     // The MSR that governs the field, of two the TRUE one.
     const auto layout = std::ranges::find_if(capability_layouts, [&](const CapabilityLayout& candidate) {

@@ -328,6 +328,28 @@ TEST_CASE("check names the rule, the field and what KVM will do") {
     CHECK(shell("$K check --on host nothing").status == 2);
 }
 
+TEST_CASE("check names a control that the host lacks as QEMU does, and none where controls do not fit") {
+    const Folder folder;
+    Bytes lacking = VmxBlob{.flags = 1, .vmxon_pa = 0x1000, .vmcs12_pa = 0x2000, .size = 4224};
+    auto unfit = lacking;
+    const auto set = [](Bytes& state, std::string_view name, std::uint32_t value) {
+        unit::put(state, 128 + kvm::nested::find_vmcs12_field(name)->offset, value);
+    };
+    set(lacking, "cpu_based_vm_exec_control", 0x8c00'6172); // monitor trap flag
+    set(unfit, "pin_based_vm_exec_control", 0x16);
+    set(unfit, "cpu_based_vm_exec_control", 0x8440'6172); // NMI-window exiting without virtual NMIs
+    write("lacking", lacking);
+    write("unfit", unfit);
+    write_text("host", R"({"kvm.nested.destination": 1, "vendor": "VMX", "kernel": "7.3.4", "maxphyaddr": 40,
+                           "vmx": {"0x48e": "0xf7f9fffe04006172"}})");
+    const auto by_name = shell("$K check --on host lacking");
+    CHECK(by_name.text.contains("  fails     C2: "));
+    CHECK(by_name.text.contains("(QEMU: -cpu ...,-vmx-mtf)"));
+    const auto by_rule = shell("$K check --on host unfit");
+    CHECK(by_rule.text.contains("  fails     C12: "));
+    CHECK(!by_rule.text.contains("(QEMU: -cpu"));
+}
+
 TEST_CASE("check without a host says once what is not known") {
     const Folder folder;
     write_text("nothing.json", R"({"kvm.nested.destination": 1})");
