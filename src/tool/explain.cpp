@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 #include "commands.hpp"
 #include "host.hpp"
+#include "input.hpp"
 #include "messages.hpp"
 #include "output.hpp"
 #include "vmstate.hpp"
@@ -10,18 +11,14 @@
 #include <cerrno>
 #include <charconv>
 #include <cstring>
-#include <fcntl.h>
 #include <format>
 #include <string_view>
 #include <sys/stat.h>
-#include <unistd.h>
 
 import kvm.vcpu;
 
 namespace kvm::tool {
 namespace {
-
-constexpr std::size_t longest_message = 1 << 20;
 
 struct NamedErrno {
     std::string_view name;
@@ -201,37 +198,13 @@ int explain_msr(const Explain& arguments) {
 
 // --- a message
 
-std::expected<std::string, Trouble> text_of(int fd) {
-    std::string text;
-    char buffer[4096];
-    for (;;) {
-        const auto got = ::read(fd, buffer, sizeof buffer);
-        if (got < 0 && errno == EINTR)
-            continue;
-        if (got < 0)
-            return std::unexpected{Trouble{std::strerror(errno), std::nullopt, "check where it comes from"}};
-        if (got == 0)
-            return text;
-        text.append(buffer, static_cast<std::size_t>(got));
-        if (text.size() > longest_message)
-            return std::unexpected{Trouble{"more than 1 MiB is no message", std::nullopt,
-                                           "pass the lines around the error alone"}};
-    }
-}
-
 /// The arguments, or what comes on standard input, or a log that is named.
 std::expected<std::string, Trouble> message_of(const std::vector<std::string>& words) {
-    if (words.empty() || (words.size() == 1 && words[0] == "-"))
-        return text_of(STDIN_FILENO);
     struct stat status;
-    if (words.size() == 1 && ::stat(words[0].c_str(), &status) == 0 && S_ISREG(status.st_mode)) {
-        const int fd = ::open(words[0].c_str(), O_RDONLY | O_CLOEXEC);
-        if (fd < 0)
-            return std::unexpected{Trouble{std::strerror(errno), std::nullopt, "see who may read it"}};
-        auto text = text_of(fd);
-        ::close(fd);
-        return text;
-    }
+    const bool named = words.size() == 1 && ::stat(words[0].c_str(), &status) == 0 && S_ISREG(status.st_mode);
+    if (words.empty() || (words.size() == 1 && words[0] == "-") || named)
+        return read_text(named ? words[0] : "-", {"more than 1 MiB is no message", std::nullopt,
+                                                  "pass the lines around the error alone"});
     std::string text;
     for (const auto& word : words)
         (text += text.empty() ? "" : " ") += word;

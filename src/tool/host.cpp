@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: MIT
 #include "host.hpp"
+#include "input.hpp"
 
-#include <cerrno>
-#include <cstring>
 #include <fcntl.h>
 #include <format>
 #include <unistd.h>
@@ -12,37 +11,6 @@ import kvm.vcpu;
 
 namespace kvm::tool {
 namespace {
-
-constexpr std::size_t largest_record = 1 << 20;
-
-std::expected<std::string, Trouble> text_of_file(const std::string& path) {
-    const int fd = path == "-" ? STDIN_FILENO : ::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NOCTTY);
-    if (fd < 0)
-        return std::unexpected{
-            Trouble{std::strerror(errno), std::nullopt, "check the name, and who may read it"}};
-    std::string text;
-    char buffer[4096];
-    ssize_t got = 1;
-    int error_number = 0;
-    while (got > 0 && text.size() <= largest_record) {
-        got = ::read(fd, buffer, sizeof buffer);
-        if (got < 0 && errno == EINTR)
-            got = 1;
-        else if (got < 0)
-            error_number = errno;
-        else
-            text.append(buffer, static_cast<std::size_t>(got));
-    }
-    if (fd != STDIN_FILENO)
-        ::close(fd);
-    if (error_number != 0)
-        return std::unexpected{
-            Trouble{std::strerror(error_number), std::nullopt, "check the name, and who may read it"}};
-    if (text.size() > largest_record)
-        return std::unexpected{Trouble{"this is too large for a record of a host", std::nullopt,
-                                       "kvm-nested probe --json writes one of a few kilobytes"}};
-    return text;
-}
 
 /// Where two hosts differ in what KVM_SET_MSRS looks at, whether it refuses.
 bool is_refused(const CapabilityDifference& what) {
@@ -62,7 +30,8 @@ bool is_refused(const CapabilityDifference& what) {
 } // namespace
 
 std::expected<Destination, Trouble> read_host(const std::string& path) {
-    const auto text = text_of_file(path);
+    const auto text = read_text(path, {"this is too large for a record of a host", std::nullopt,
+                                       "kvm-nested probe --json writes one of a few kilobytes"});
     if (!text)
         return std::unexpected{text.error()};
     auto host = destination_from_json(*text);

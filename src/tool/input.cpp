@@ -20,7 +20,7 @@
 namespace kvm::tool {
 namespace {
 
-constexpr std::size_t most_from_pipe = std::size_t{1} << 30; // bytes
+constexpr std::size_t most_from_pipe = std::size_t{1} << 30, most_text = 1 << 20; // bytes
 
 std::unexpected<Trouble> system_trouble(int error_number) {
     return std::unexpected{
@@ -145,6 +145,25 @@ Reading read_input(const std::string& path) {
         return std::unexpected{Trouble{"the file became shorter while it was read, or its device failed",
                                        std::nullopt, "pass a copy that nobody writes to"}};
     return reading;
+}
+
+std::expected<std::string, Trouble> read_text(const std::string& path, const Trouble& too_much) {
+    const Descriptor file{path == "-" ? STDIN_FILENO : ::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NOCTTY)};
+    if (file.get() < 0)
+        return system_trouble(errno);
+    std::string text;
+    for (char buffer[4096];;) {
+        const auto got = ::read(file.get(), buffer, sizeof buffer);
+        if (got < 0 && errno == EINTR)
+            continue;
+        if (got < 0)
+            return system_trouble(errno);
+        if (got == 0)
+            return text;
+        text.append(buffer, static_cast<std::size_t>(got));
+        if (text.size() > most_text)
+            return std::unexpected{too_much};
+    }
 }
 
 } // namespace kvm::tool
